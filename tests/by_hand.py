@@ -1,0 +1,88 @@
+"""The graph's pure parts wired by hand: what the steps do to events, without Beam, thousands of times a second."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from random import Random
+from typing import Any
+
+import orjson
+
+from tests.oracle import Arrival
+from transforms.adherence import Adherence
+from transforms.dead_letters import DeadLetter
+from transforms.deduplication import SeenIds
+from transforms.events import Event
+from transforms.message import Message
+from transforms.projection import Cause, Output, Projector, Settings
+from transforms.quality import Quality
+from transforms.validation import validate
+from transforms.work_queue import WorkQueue
+
+RECEIVES = {
+    Adherence: {"exercise_session", "consent"},
+    Quality: {"exercise_session", "rep_observation", "consent"},
+    WorkQueue: {"alert", "feedback", "consent", "review"},
+}
+
+
+class ByHand:
+    """Takes arrivals in and collects everything that comes out."""
+
+    def __init__(self, settings: Settings, now_us: int) -> None:
+        self.projectors: list[Projector[Any]] = [kind(settings) for kind in RECEIVES]
+        self.now_us = now_us
+        self.seen = SeenIds()
+        self.states: dict[tuple[int, str], bytes] = {}
+        self.rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.nudges: list[dict[str, Any]] = []
+        self.dead_letters: list[DeadLetter] = []
+        self.outcomes: dict[str, str] = {}
+
+    def take(self, messages: Iterable[Message]) -> None:
+        """One bundle: what arrives together is projected together."""
+        events: list[Event] = []
+        for message in messages:
+            for outcome in validate(message, self.now_us):
+                if isinstance(outcome, DeadLetter):
+                    self.dead_letters.append(outcome)
+                elif self.seen.is_new(outcome.event_id, self.now_us // 1_000_000):
+                    events.append(outcome)
+        for number, projector in enumerate(self.projectors):
+            events += self._project(number, projector, events)
+
+    def _project(self, number: int, projector: Projector[Any], events: Sequence[Event]) -> list[Event]:
+        by_patient: dict[str, list[Event]] = defaultdict(list)
+        for event in events:
+            if event.kind in RECEIVES[type(projector)]:
+                by_patient[event.patient_id].append(event)
+        output = Output()
+        for patient_id, chunk in by_patient.items():
+            chunk.sort(key=lambda event: (event.kind != "consent", event.ts_us, event.event_id))
+            state = projector.state_type.decode(self.states.get((number, patient_id)))
+            self.now_us += 1
+            for event in chunk:
+                cause = Cause(patient_id, event.event_id, event.message.publish_us)
+                outcome = projector.apply(state, event, cause, self.now_us, output)
+                if event.kind in projector.counted_kinds:
+                    self.outcomes[event.event_id] = outcome
+            projector.project(state, Cause(patient_id, chunk[-1].event_id, 0), self.now_us, output)
+            self.states[number, patient_id] = state.encode()
+        for table, row in output.rows:
+            self.rows[table].append(json.loads(row.body))
+        self.nudges += [orjson.loads(nudge.body) for nudge in output.nudges]
+        return output.reviews
+
+
+def bundles(arrivals: Sequence[Arrival], rng: Random) -> list[list[Message]]:
+    """The arrivals as messages, cut into bundles of random sizes."""
+    messages = [
+        Message(orjson.dumps(arrival.envelope), {}, "test", str(number), arrival.publish_us)
+        for number, arrival in enumerate(arrivals)
+    ]
+    cut: list[list[Message]] = []
+    while messages:
+        size = rng.choice((1, 2, 5, 50, 1000))
+        cut.append(messages[:size])
+        messages = messages[size:]
+    return cut

@@ -1,0 +1,1 @@
+"""The domain: events, validation, projections, policy, batching. No I/O, no clients, no options."""

@@ -1,0 +1,416 @@
+"""Adherence: how many of the prescribed sessions a patient does, week by week."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from transforms.events import Event, SessionFact
+from transforms.policy import AdherenceLevel, Finding
+from transforms.projection import (
+    PROCESSED,
+    STATE_DAYS,
+    Cause,
+    Output,
+    PatientState,
+    Projector,
+    Settings,
+)
+from transforms.rows import Row
+from transforms.times import DAY_US, MINUTE_US, day_of, iso_date, to_rfc3339, week_start_of
+
+STATUS_RANKS = {"started": 0, "aborted": 1, "partial": 2, "completed": 3}
+_STARTED, _PARTIAL, _COMPLETED = STATUS_RANKS["started"], STATUS_RANKS["partial"], STATUS_RANKS["completed"]
+
+# The rolling average of the oldest week in state looks 27 days further back, and a week begins up to
+# 6 days before its sessions: so long are sessions kept, although only 28 days of events are taken in.
+_KEPT_DAYS = 2 * STATE_DAYS + 6
+
+# An absence that is already due when its event arrives waits for events that are still on their way.
+_ABSENCE_GRACE_US = MINUTE_US
+
+TABLE = "adherence"
+CONSENTS_TABLE = "consents"
+
+
+@dataclass(slots=True)
+class Session:
+    """One session, merged from its events: the highest status, the start that its earliest event states.
+
+    `first` is the (time, id) of the earliest event, `duration` the newest statement of one as
+    (time, id, minutes).
+    """
+
+    session_id: str
+    start_us: int
+    rank: int
+    first: tuple[int, str]
+    exercise_id: str
+    duration: tuple[int, str, float] | None
+
+    @property
+    def day(self) -> int:
+        """The UTC day on which it began."""
+        return day_of(self.start_us)
+
+
+class AdherenceState(PatientState):
+    """A patient's sessions.
+
+    `first_day` is the day of the first session ever, `prescription` the newest statement of one as
+    (time, event id, sessions a week), `absence_checked_us` when an absence was last looked for.
+    """
+
+    def __init__(self) -> None:
+        """A patient of whom nothing is known."""
+        super().__init__()
+        self.sessions: dict[str, Session] = {}
+        self.first_day: int | None = None
+        self.prescription: tuple[int, str, int] | None = None
+        self.absence_checked_us = 0
+
+    def own_to_plain(self) -> Any:
+        """Sessions as arrays."""
+        sessions = [
+            (s.session_id, s.start_us, s.rank, s.first, s.exercise_id, s.duration)
+            for s in self.sessions.values()
+        ]
+        return [sessions, self.first_day, self.prescription, self.absence_checked_us]
+
+    def own_from_plain(self, plain: Any, version: int) -> None:
+        """Sessions from arrays."""
+        sessions, self.first_day, prescription, self.absence_checked_us = plain
+        self.prescription = tuple(prescription) if prescription else None
+        for session_id, start_us, rank, first, exercise_id, duration in sessions:
+            self.sessions[session_id] = Session(
+                session_id, start_us, rank, tuple(first), exercise_id, tuple(duration) if duration else None
+            )
+
+    def in_order(self) -> list[Session]:
+        """The sessions by start."""
+        return sorted(self.sessions.values(), key=lambda session: (session.start_us, session.session_id))
+
+
+class _Calendar(NamedTuple):
+    """Days of a patient's sessions, sorted; a day stands in `completed` once for each completed session."""
+
+    completed: list[int]
+    active: list[int]
+
+    @classmethod
+    def of(cls, sessions: list[Session]) -> "_Calendar":
+        """From sessions in order of start."""
+        return cls(
+            [session.day for session in sessions if session.rank == _COMPLETED],
+            [session.day for session in sessions if session.rank >= _PARTIAL],
+        )
+
+    def rolling_average(self, day: int, days: int, prescribed: int) -> float:
+        """Percentage of the prescribed sessions that were completed in the days ending on `day`."""
+        done = bisect_right(self.completed, day) - bisect_right(self.completed, day - days)
+        return _percentage(done, prescribed * days // 7)
+
+    def last_active_day(self, day: int) -> int | None:
+        """The newest day up to `day` with a completed or partial session."""
+        index = bisect_right(self.active, day)
+        return self.active[index - 1] if index else None
+
+
+class Adherence(Projector[AdherenceState]):
+    """Sessions and consents → `adherence` rows by patient and week, and `consents` rows by patient."""
+
+    tables = (TABLE, CONSENTS_TABLE)
+    counted_kinds = frozenset({"exercise_session", "consent"})
+    state_type = AdherenceState
+
+    def __init__(self, settings: Settings) -> None:
+        """With what the operator has set."""
+        super().__init__(settings)
+        self._silent_days = settings.policy.missed_sessions.silent_days
+        self._absent_days = settings.policy.extended_absence.days
+
+    def apply(self, state: AdherenceState, event: Event, cause: Cause, now_us: int, output: Output) -> str:
+        """Merges a session event into its session."""
+        fact = event.fact
+        if not isinstance(fact, SessionFact):
+            return self.admit(state, event, event.ts_us, now_us)
+        start_us = event.ts_us if fact.start_us is None else fact.start_us
+        outcome = self.admit(state, event, min(event.ts_us, start_us), now_us)
+        if outcome == PROCESSED:
+            self._merge(state, event, fact, start_us)
+            if finding := pain_finding(self.settings, event, fact.pain_level, fact.session_id):
+                self.say_at_once(state, finding, cause, now_us, output)
+        return outcome
+
+    @staticmethod
+    def _merge(state: AdherenceState, event: Event, fact: SessionFact, start_us: int) -> None:
+        rank, stamp = STATUS_RANKS[fact.status], (event.ts_us, event.event_id)
+        session = state.sessions.get(fact.session_id)
+        if session is None:
+            session = Session(fact.session_id, start_us, rank, stamp, event.exercise_id, None)
+            state.sessions[fact.session_id] = session
+        session.rank = max(session.rank, rank)
+        if stamp < session.first:
+            session.first, session.start_us, session.exercise_id = stamp, start_us, event.exercise_id
+        if fact.duration_minutes is not None:
+            stated = (*stamp, fact.duration_minutes)
+            session.duration = max(session.duration, stated) if session.duration else stated
+        if fact.sessions_per_week is not None:
+            prescribed = (*stamp, fact.sessions_per_week)
+            state.prescription = max(state.prescription, prescribed) if state.prescription else prescribed
+
+    def project(self, state: AdherenceState, cause: Cause, now_us: int, output: Output) -> None:
+        """The rows that have changed, of the weeks in state and of the consent, and the findings."""
+        self._forget_old(state)
+        self._add_consent_row(state, cause, now_us, output)
+        sessions = state.in_order()
+        if not sessions:
+            return
+        calendar = _Calendar.of(sessions)
+        for row in self._week_rows(state, sessions, calendar, cause, now_us):
+            output.rows.append((TABLE, row))
+        output.add(
+            state.findings.reconcile(
+                self.subject(state, cause),
+                self._findings(state, sessions, calendar),
+                state.horizon_us,
+                now_us,
+                self.announce_since_us(state, now_us),
+            )
+        )
+
+    @staticmethod
+    def _forget_old(state: AdherenceState) -> None:
+        days = [session.day for session in state.sessions.values()]
+        if not days:
+            return
+        # Taken before forgetting: the first session ever outlives the sessions that are kept.
+        state.first_day = min([*days, state.first_day] if state.first_day is not None else days)
+        oldest_kept = day_of(state.newest_us) - _KEPT_DAYS
+        if min(days) < oldest_kept:
+            state.sessions = {
+                key: session for key, session in state.sessions.items() if session.day >= oldest_kept
+            }
+        oldest_week = iso_date(week_start_of(day_of(state.horizon_us)))
+        for week in [week for week in state.rows if week < oldest_week and week != CONSENTS_TABLE]:
+            del state.rows[week]
+
+    def _add_consent_row(self, state: AdherenceState, cause: Cause, now_us: int, output: Output) -> None:
+        if not state.consents.decisions:
+            return
+        columns = {
+            "patient_id": cause.patient_id,
+            "consent_status": state.consents.status_at(now_us),
+            "visible": self.is_visible(state, now_us),
+        }
+        row = state.next_version(CONSENTS_TABLE, cause.patient_id, columns, cause, now_us)
+        if row:
+            output.rows.append((CONSENTS_TABLE, row))
+
+    def _week_rows(
+        self, state: AdherenceState, sessions: list[Session], calendar: _Calendar, cause: Cause, now_us: int
+    ) -> Iterator[Row]:
+        # A week that had a row and has no session any more, because an earlier event moved its only one
+        # to another week, is hidden.
+        weeks: dict[str, list[Session]] = {key: [] for key in state.rows if key != CONSENTS_TABLE}
+        oldest_week = week_start_of(day_of(state.horizon_us))
+        for session in sessions:
+            if (week := week_start_of(session.day)) >= oldest_week:
+                weeks.setdefault(iso_date(week), []).append(session)
+        status, visible = state.consents.status_at(now_us), self.is_visible(state, now_us)
+        for week_start, members in weeks.items():
+            columns = {
+                "patient_id": cause.patient_id,
+                "week_start": week_start,
+                **self._week_columns(state, members, calendar, sessions[-1].day),
+                "consent_status": status,
+                "visible": visible and bool(members),
+            }
+            row = state.next_version(week_start, f"{cause.patient_id}/{week_start}", columns, cause, now_us)
+            if row:
+                yield row
+
+    def _week_columns(
+        self, state: AdherenceState, sessions: list[Session], calendar: _Calendar, newest_day: int
+    ) -> dict[str, Any]:
+        prescribed = self._prescribed(state)
+        completed = sum(session.rank == _COMPLETED for session in sessions)
+        partial = sum(session.rank == _PARTIAL for session in sessions)
+        day = sessions[-1].day if sessions else newest_day
+        last_start_us = max(
+            (session.start_us for session in sessions if session.rank >= _PARTIAL), default=None
+        )
+        last_active = calendar.last_active_day(day)
+        # Days in full without a session, once an absence timer has seen them; else up to the newest session.
+        seen_day = day_of(state.absence_checked_us) - 1
+        until = seen_day if day == newest_day and seen_day - day >= self._silent_days else day
+        return {
+            "prescribed_sessions": prescribed,
+            "completed_sessions": completed,
+            "partial_sessions": partial,
+            "missed_sessions": max(0, prescribed - completed - partial),
+            "adherence_percentage": _percentage(completed, prescribed),
+            "rolling_7day_avg": calendar.rolling_average(day, 7, prescribed),
+            "rolling_28day_avg": calendar.rolling_average(day, 28, prescribed),
+            "last_session_at": None if last_start_us is None else to_rfc3339(last_start_us),
+            "consecutive_missed_days": None if last_active is None else until - last_active,
+        }
+
+    def _prescribed(self, state: AdherenceState) -> int:
+        return state.prescription[2] if state.prescription else self.settings.prescribed_sessions_per_week
+
+    # -- policy ------------------------------------------------------------------------------------
+
+    def _findings(
+        self, state: AdherenceState, sessions: list[Session], calendar: _Calendar
+    ) -> Iterator[Finding]:
+        yield from self._gaps(sessions)
+        yield from self._open_absence(state, sessions[-1])
+        yield from self._short_sessions(sessions)
+        levels = self.settings.policy
+        prescribed = self._prescribed(state)
+        yield from state.findings.spaced(
+            finding
+            for finding, average in self._averages(state, sessions, "low_weekly_adherence", 7, prescribed)
+            if average < levels.low_weekly_adherence.percent
+        )
+        yield from state.findings.spaced(
+            finding
+            for finding, average in self._averages(state, sessions, "adherence_excellence", 28, prescribed)
+            if average > levels.adherence_excellence.percent
+        )
+
+    def _gaps(self, sessions: list[Session]) -> Iterator[Finding]:
+        for before, after in pairwise(sessions):
+            gap = after.day - before.day
+            if gap > self._absent_days:
+                yield self._absence(before.day, after)
+            elif gap > self.settings.policy.missed_sessions.gap_days:
+                yield Finding(
+                    rule="gap",
+                    occasion=str(after.day),
+                    at_us=after.start_us,
+                    newest_us=after.first[0],
+                    exercise_id="",
+                    session_id=after.session_id,
+                    data={"gap_days": gap},
+                    triggered_by=after.first[1],
+                )
+
+    def _absence(self, last_day: int, returned: Session | None) -> Finding:
+        """One finding for one absence, whether silence or the return after it brought it up."""
+        due_us = (last_day + self._absent_days + 1) * DAY_US
+        return Finding(
+            rule="absence",
+            occasion=str(last_day),
+            at_us=due_us,
+            newest_us=returned.first[0] if returned else due_us,
+            exercise_id="",
+            session_id=None,
+            data={"last_session_day": iso_date(last_day)},
+            triggered_by=returned.first[1] if returned else None,
+        )
+
+    def _open_absence(self, state: AdherenceState, newest: Session) -> Iterator[Finding]:
+        silence_due_us = (newest.day + self._silent_days + 1) * DAY_US
+        if state.absence_checked_us >= silence_due_us:
+            yield Finding(
+                rule="silence",
+                occasion=str(newest.day),
+                at_us=silence_due_us,
+                newest_us=silence_due_us,
+                exercise_id="",
+                session_id=None,
+                data={"last_session_day": iso_date(newest.day)},
+                triggered_by=None,
+            )
+        absence = self._absence(newest.day, None)
+        if state.absence_checked_us >= absence.at_us:
+            yield absence
+
+    def _short_sessions(self, sessions: list[Session]) -> Iterator[Finding]:
+        limit = self.settings.policy.short_session.minutes
+        for session in sessions:
+            if session.rank == _COMPLETED and session.duration and session.duration[2] < limit:
+                stated_us, event_id, minutes = session.duration
+                yield Finding(
+                    rule="short_session",
+                    occasion=session.session_id,
+                    at_us=session.start_us,
+                    newest_us=stated_us,
+                    exercise_id=session.exercise_id,
+                    session_id=session.session_id,
+                    data={"duration_minutes": round(minutes, 6)},
+                    triggered_by=event_id,
+                )
+
+    def _averages(
+        self, state: AdherenceState, sessions: list[Session], rule: str, days: int, prescribed: int
+    ) -> Iterator[tuple[Finding, float]]:
+        """The rolling average after each session that has ended, from `after_days` on."""
+        level: AdherenceLevel = getattr(self.settings.policy, rule)
+        completed: list[int] = []
+        for session in sessions:
+            if session.rank == _COMPLETED:
+                completed.append(session.day)
+            ended = session.rank != _STARTED and session.first[0] >= state.horizon_us
+            if not ended or session.day - (state.first_day or 0) < level.after_days:
+                continue
+            average = _Calendar(completed, []).rolling_average(session.day, days, prescribed)
+            finding = Finding(
+                rule=rule,
+                occasion=str(session.day),
+                at_us=session.start_us,
+                newest_us=session.first[0],
+                exercise_id="",
+                session_id=session.session_id,
+                data={f"rolling_{days}day_avg": average},
+                triggered_by=session.first[1],
+                repeat_days=level.repeat_days,
+            )
+            yield finding, average
+
+    # -- time --------------------------------------------------------------------------------------
+
+    def wake(self, state: AdherenceState, now_us: int) -> AdherenceState:
+        """Looks for an absence."""
+        state = super().wake(state, now_us)
+        state.absence_checked_us = now_us
+        return state
+
+    def wake_times_us(self, state: AdherenceState, now_us: int) -> list[int | None]:
+        """Also each midnight at which an absence that can be reported grows by a day."""
+        return [*super().wake_times_us(state, now_us), self._absence_due_us(state, now_us)]
+
+    def _absence_due_us(self, state: AdherenceState, now_us: int) -> int | None:
+        if not state.sessions:
+            return None
+        newest_day = max(session.day for session in state.sessions.values())
+        due_day = max(newest_day + self._silent_days + 1, day_of(state.absence_checked_us) + 1)
+        if due_day > newest_day + STATE_DAYS:
+            return None
+        return max(due_day * DAY_US, now_us + _ABSENCE_GRACE_US)
+
+
+def pain_finding(
+    settings: Settings, event: Event, level: float | None, session_id: str | None
+) -> Finding | None:
+    """The finding of an event that reports pain."""
+    pain = settings.policy.pain
+    if level is None or level < min(pain.alert, pain.emergency):
+        return None
+    return Finding(
+        rule="pain_emergency" if level >= pain.emergency else "pain_alert",
+        occasion=event.event_id,
+        at_us=event.ts_us,
+        newest_us=event.ts_us,
+        exercise_id=event.exercise_id,
+        session_id=session_id,
+        data={"pain_level": level},
+        triggered_by=event.event_id,
+    )
+
+
+def _percentage(done: int, prescribed: int) -> float:
+    return round(100 * min(1.0, done / prescribed), 6)

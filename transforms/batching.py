@@ -1,0 +1,52 @@
+"""Batches of rows, on a bounded number of shards per table."""
+
+import time
+import zlib
+from collections.abc import Callable, Iterable
+
+import apache_beam as beam
+
+from transforms.rows import Row
+
+
+class Batch(beam.PTransform):
+    """Row → (shard, [Row, …]): `size` rows at the most, none older than `timeout_seconds`.
+
+    The shards are few and not the patients, because batches are made per key: keyed by patient, each
+    would hold one row. Every version of a row's key lands in one shard.
+    """
+
+    def __init__(
+        self, size: int, timeout_seconds: float, shards: int, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`clock` gives seconds since the epoch."""
+        super().__init__()
+        self._size = size
+        self._timeout_seconds = timeout_seconds
+        self._shards = shards
+        self._clock = clock
+
+    def expand(
+        self, rows: beam.PCollection[Row]
+    ) -> beam.PCollection[tuple[int, Iterable[tuple[object, ...]]]]:
+        return (
+            rows
+            | "Shard"
+            >> beam.Map(_shard, self._shards).with_output_types(tuple[int, tuple[str, int, int, bytes]])
+            | "Group" >> beam.GroupIntoBatches(self._size, self._timeout_seconds, self._clock)
+        )
+
+
+def _shard(row: Row, shards: int) -> tuple[int, tuple[str, int, int, bytes]]:
+    # A plain tuple, because the grouping pickles every other type.
+    return zlib.crc32(row.key.encode()) % shards, (row.key, row.version, row.publish_us, row.body)
+
+
+def newest_versions(rows: Iterable[Row]) -> list[Row]:
+    """Of several versions of one key the newest alone, in order of first appearance."""
+    newest: dict[str, Row] = {}
+    for row in rows:
+        known = newest.get(row.key)
+        if known is None or row.version > known.version:
+            newest[row.key] = row
+    return list(newest.values())

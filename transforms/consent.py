@@ -1,0 +1,78 @@
+"""A patient's consents: which events they withhold, and whether the patient's rows may be shown."""
+
+from bisect import bisect_right, insort
+from typing import Literal, NamedTuple, cast
+
+from transforms.events import ConsentFact, Event
+
+ConsentMode = Literal["enforce", "require", "off"]
+CONSENT_MODES: tuple[ConsentMode, ...] = ("enforce", "require", "off")
+
+# Other types of consent (marketing, research) say nothing about the collection of data.
+GOVERNING_TYPE = "data_collection"
+
+
+class Decision(NamedTuple):
+    """One consent, times in microseconds since the epoch; decisions sort by when they take effect."""
+
+    effective_us: int
+    ts_us: int
+    event_id: str
+    status: str
+    expires_us: int | None
+
+    def status_at(self, at_us: int) -> str:
+        """`granted`, `revoked`, `expired` or `unknown` at a time not before `effective_us`."""
+        if self.status == "revoked":
+            return "revoked"
+        if self.expires_us is not None and self.expires_us <= at_us:
+            return "expired"
+        return "unknown" if self.status == "pending" else self.status
+
+
+class ConsentLog:
+    """A patient's decisions, in the order in which they take effect."""
+
+    def __init__(self, decisions: list[Decision] | None = None) -> None:
+        """`decisions` are in order."""
+        self.decisions = decisions or []
+
+    def add(self, event: Event) -> None:
+        """Takes in a consent event."""
+        fact = cast(ConsentFact, event.fact)
+        decision = Decision(fact.effective_us, event.ts_us, event.event_id, fact.status, fact.expires_us)
+        if fact.consent_type == GOVERNING_TYPE and decision not in self.decisions:
+            insort(self.decisions, decision, key=_order)
+
+    def status_at(self, at_us: int) -> str:
+        """The status of the newest decision in force at a time, `unknown` if there is none."""
+        index = bisect_right(self.decisions, at_us, key=lambda decision: decision.effective_us)
+        return self.decisions[index - 1].status_at(at_us) if index else "unknown"
+
+    def admits(self, at_us: int, mode: ConsentMode) -> bool:
+        """Whether an event of that time may be used."""
+        if mode == "off":
+            return True
+        status = self.status_at(at_us)
+        return status == "granted" if mode == "require" else status in ("granted", "unknown")
+
+    def next_change_us(self, now_us: int) -> int | None:
+        """The next time after now at which the status may change by itself, or null."""
+        times = [
+            time for d in self.decisions for time in (d.effective_us, d.expires_us) if time and time > now_us
+        ]
+        return min(times, default=None)
+
+    def prune(self, horizon_us: int) -> None:
+        """Forgets decisions that were superseded before the horizon."""
+        index = bisect_right(self.decisions, horizon_us, key=lambda decision: decision.effective_us)
+        del self.decisions[: max(0, index - 1)]
+
+
+def is_visible(status: str) -> bool:
+    """Whether a patient's rows may be shown while the consent has that status."""
+    return status not in ("revoked", "expired")
+
+
+def _order(decision: Decision) -> tuple[int, int, str]:
+    return decision[:3]

@@ -1,0 +1,90 @@
+"""Dead letters: what arrived and could not be used, kept so that nothing is lost."""
+
+import base64
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import apache_beam as beam
+import orjson
+
+from transforms.message import Message
+from transforms.rows import Row
+from transforms.telemetry import count
+from transforms.times import MICROS, to_rfc3339
+
+REASONS = (
+    "malformed_json",
+    "not_an_event",
+    "unknown_kind",
+    "invalid_schema",
+    "timestamp_out_of_range",
+    "too_large",
+    "projection_failed",
+    "write_rejected",
+)
+
+SCHEMA_VERSION = 1
+# The attribute in which a replay tells how often the event has been tried before.
+ATTEMPTS_ATTRIBUTE = "attempts"
+
+
+class DeadLetter(NamedTuple):
+    """One thing that could not be used.
+
+    `reason` is one of `REASONS`, `stage` the step that refused it, `error` says which field broke
+    which rule and never quotes a value, `message.payload` is exactly what arrived.
+    """
+
+    reason: str
+    stage: str
+    error: str
+    message: Message
+    event_id: str | None = None
+    event_kind: str | None = None
+
+
+def dead_letter_row(letter: DeadLetter, failed_us: int, job_name: str) -> Row:
+    """The row of `dead_letters` for a letter that failed at `failed_us` (microseconds since the epoch)."""
+    message = letter.message
+    letter_id = hashlib.blake2b(
+        message.payload, digest_size=16, person=letter.reason[:16].encode()
+    ).hexdigest()
+    columns = {
+        "dead_letter_id": letter_id,
+        "reason": letter.reason,
+        "stage": letter.stage,
+        "error_message": letter.error,
+        "payload": base64.b64encode(message.payload).decode(),
+        "attributes": orjson.dumps(message.attributes).decode(),
+        "subscription": message.subscription,
+        "message_id": message.message_id,
+        "event_id": letter.event_id,
+        "event_kind": letter.event_kind,
+        "publish_time": to_rfc3339(message.publish_us),
+        "failed_at": to_rfc3339(failed_us),
+        "attempts": _attempts(message.attributes),
+        "job_name": job_name,
+        "schema_version": SCHEMA_VERSION,
+    }
+    return Row(letter_id, failed_us, message.publish_us, orjson.dumps(columns))
+
+
+def _attempts(attributes: dict[str, str]) -> int:
+    earlier = attributes.get(ATTEMPTS_ATTRIBUTE, "")
+    return 1 + (int(earlier) if earlier.isascii() and earlier.isdecimal() else 0)
+
+
+class ToRow(beam.DoFn):
+    """DeadLetter → Row of `dead_letters`; counted by reason."""
+
+    def __init__(self, job_name: str, clock: Callable[[], float] = time.time) -> None:
+        """`clock` gives the present in seconds since the epoch."""
+        self._job_name = job_name
+        self._clock = clock
+
+    def process(self, letter: DeadLetter) -> Iterator[Row]:
+        count(f"event.dead_letter.{letter.reason}")
+        count("row.projected.dead_letters")
+        yield dead_letter_row(letter, int(self._clock() * MICROS), self._job_name)

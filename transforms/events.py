@@ -1,0 +1,521 @@
+"""The event: pydantic models of every kind, and the slim values that travel through the pipeline.
+
+The models are the contract's section 2: a union discriminated by `kind`, strict JSON types,
+aliases, defaults and ranges. `parse_event` turns one decoded JSON object into an `Event`, whose
+facts are plain tuples, because a pydantic object costs ten times as much to move between steps.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, NamedTuple, cast
+
+import orjson
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from transforms.message import Message
+from transforms.times import MINUTE_US, to_micros, to_rfc3339
+
+KINDS = ("exercise_session", "rep_observation", "feedback", "alert", "consent")
+
+FUTURE_TOLERANCE_US = 5 * MINUTE_US
+EARLIEST_US = to_micros(datetime(2000, 1, 1, tzinfo=UTC))
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
+
+
+def _parse_timestamp(value: object) -> object:
+    if isinstance(value, str) and _RFC3339.fullmatch(value):
+        try:
+            moment = datetime.fromisoformat(value.upper())
+            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        except (ValueError, OverflowError):
+            pass
+    raise PydanticCustomError("rfc3339", "Input should be an RFC 3339 date and time")
+
+
+Timestamp = Annotated[datetime, BeforeValidator(_parse_timestamp)]
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Score = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+PainLevel = Annotated[float, Field(ge=0, le=10)]
+
+
+def _critical_if_urgent(value: object) -> object:
+    return "critical" if value == "urgent" else value
+
+
+def _pending_if_active(value: object) -> object:
+    return "pending" if value == "active" else value
+
+
+Priority = Literal["low", "medium", "high", "critical"]
+Urgency = Annotated[Priority, BeforeValidator(_critical_if_urgent)]
+Status = Annotated[
+    Literal["pending", "acknowledged", "in_review", "resolved", "dismissed"],
+    BeforeValidator(_pending_if_active),
+]
+IssueSeverity = Literal["minor", "moderate", "major"]
+ISSUE_SEVERITIES = ("minor", "moderate", "major")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class Meta(_Model):
+    """The envelope's `meta`."""
+
+    phi: bool | None = True
+    consent_id: str | None = None
+    site_id: str | None = None
+    version: int | None = 1
+    correlation_id: str | None = None
+
+
+class FormIssue(_Model):
+    """One flaw in a repetition's form."""
+
+    type: str
+    severity: IssueSeverity | None = None
+    keypoint_deviation: float | None = None
+
+
+def _issue_from_string(value: object) -> object:
+    return {"type": value} if isinstance(value, str) else value
+
+
+class SessionBody(_Model):
+    """Body of an `exercise_session`."""
+
+    session_id: Identifier | None = None
+    prescribed_exercise_id: str | None = None
+    start_time: Timestamp | None = None
+    end_time: Timestamp | None = None
+    completion_status: Literal["completed", "partial", "aborted"] | None = None
+    prescribed_reps: Count | None = None
+    completed_reps: Count | None = None
+    overall_quality: Score | None = Field(
+        None, validation_alias=AliasChoices("overall_quality", "quality_score")
+    )
+    duration_minutes: Annotated[float, Field(ge=0)] | None = None
+    pain_level: PainLevel | None = None
+    prescribed_sessions_per_week: Annotated[int, Field(ge=1, le=21)] | None = None
+    device_info: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _ends_after_start(self) -> "SessionBody":
+        if self.start_time and self.end_time and self.end_time < self.start_time:
+            raise PydanticCustomError("end_before_start", "end_time should not be before start_time")
+        return self
+
+
+class RepBody(_Model):
+    """Body of a `rep_observation`."""
+
+    quality_score: Score = Field(validation_alias=AliasChoices("quality_score", "rep_quality", "form_score"))
+    rep_number: Annotated[int, Field(ge=1)] | None = None
+    session_id: Identifier | None = None
+    confidence_rating: Score | None = Field(
+        None, validation_alias=AliasChoices("confidence_rating", "confidence")
+    )
+    duration_ms: Annotated[float, Field(gt=0)] | None = None
+    range_of_motion: float | None = None
+    peak_velocity: float | None = None
+    form_issues: list[Annotated[FormIssue, BeforeValidator(_issue_from_string)]] | None = Field(
+        None, validation_alias=AliasChoices("form_issues", "form_errors", "anomalies")
+    )
+    keypoints: list[Any] | None = None
+    joint_angles: dict[str, Any] | None = None
+
+
+class FeedbackBody(_Model):
+    """Body of a `feedback`."""
+
+    feedback_id: Identifier | None = None
+    therapist_id: str | None = None
+    feedback_type: str | None = None
+    target_session_id: str | None = Field(
+        None, validation_alias=AliasChoices("target_session_id", "session_id")
+    )
+    content: str | dict[str, Any] | None = Field(None, validation_alias=AliasChoices("content", "message"))
+    priority: Priority | None = Field(
+        None, validation_alias=AliasChoices("priority", "severity", "severity_level")
+    )
+    delivered_at: Timestamp | None = None
+    acknowledged_at: Timestamp | None = None
+    pain_level: PainLevel | None = None
+
+
+class AlertBody(_Model):
+    """Body of an `alert`."""
+
+    alert_id: Identifier | None = None
+    alert_type: str
+    urgency: Urgency | None = Field(None, validation_alias=AliasChoices("urgency", "severity", "priority"))
+    trigger_criteria: dict[str, Any] | None = None
+    context: dict[str, Any] | None = None
+    assigned_to: str | None = None
+    resolution_status: Status | None = Field(
+        None, validation_alias=AliasChoices("resolution_status", "status")
+    )
+    description: str | None = Field(None, validation_alias=AliasChoices("description", "title"))
+    sla_deadline: Timestamp | None = None
+    resolved_at: Timestamp | None = None
+
+
+class ConsentBody(_Model):
+    """Body of a `consent`."""
+
+    consent_id: Identifier | None = None
+    consent_type: str | None = "data_collection"
+    granted: bool | None = None
+    status: Literal["granted", "revoked", "expired", "pending"] | None = None
+    effective_from: Timestamp | None = None
+    expires_at: Timestamp | None = None
+    scope: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _states_a_decision(self) -> "ConsentBody":
+        if self.granted is None and self.status is None:
+            raise PydanticCustomError("no_decision", "granted or status is required")
+        if self.granted is not None and self.status and self.granted != (self.status == "granted"):
+            raise PydanticCustomError("contradiction", "granted and status should not contradict each other")
+        return self
+
+
+class _Envelope(_Model):
+    event_id: Identifier | None = None
+    ts: Timestamp | None = Field(None, validation_alias=AliasChoices("ts", "timestamp"))
+    subject_id: Identifier = Field(validation_alias=AliasChoices("subject_id", "patient_id"))
+    exercise_id: Annotated[str, StringConstraints(max_length=128)] | None = None
+    meta: Meta | None = None
+
+
+class ExerciseSession(_Envelope):
+    """An exercise session, begun or ended."""
+
+    kind: Literal["exercise_session"]
+    body: SessionBody
+
+
+class RepObservation(_Envelope):
+    """One scored repetition."""
+
+    kind: Literal["rep_observation"]
+    body: RepBody
+
+
+class Feedback(_Envelope):
+    """Feedback from or for a therapist."""
+
+    kind: Literal["feedback"]
+    body: FeedbackBody
+
+
+class Alert(_Envelope):
+    """An alert raised outside the pipeline."""
+
+    kind: Literal["alert"]
+    body: AlertBody
+
+
+class Consent(_Envelope):
+    """A patient's decision about the collection of data."""
+
+    kind: Literal["consent"]
+    body: ConsentBody
+
+
+EventModel = Annotated[
+    ExerciseSession | RepObservation | Feedback | Alert | Consent,
+    Field(discriminator="kind"),
+]
+_EVENT_MODEL: TypeAdapter[ExerciseSession | RepObservation | Feedback | Alert | Consent] = TypeAdapter(
+    EventModel
+)
+
+
+class SessionFact(NamedTuple):
+    """What the projections need of a session event; `start_us` is null where the event states none."""
+
+    session_id: str
+    status: str
+    start_us: int | None
+    quality: float | None
+    duration_minutes: float | None
+    pain_level: float | None
+    sessions_per_week: int | None
+
+
+class RepFact(NamedTuple):
+    """What the projections need of a repetition; `issues` are (type, severity or null)."""
+
+    score: float
+    session_id: str | None
+    issues: tuple[tuple[str, str | None], ...]
+
+
+class FeedbackFact(NamedTuple):
+    """What the projections need of a feedback event; null where the event states nothing.
+
+    `details` are fields for the item's context: those stated, by name.
+    """
+
+    feedback_id: str
+    therapist_id: str | None
+    priority: str | None
+    description: str | None
+    details: dict[str, Any]
+    acknowledged: bool
+    pain_level: float | None
+
+
+class AlertFact(NamedTuple):
+    """What the projections need of an alert event; null where the event states nothing.
+
+    `trigger_criteria` and `context` are JSON objects, encoded.
+    """
+
+    alert_id: str
+    alert_type: str
+    urgency: str | None
+    status: str | None
+    therapist_id: str | None
+    description: str | None
+    trigger_criteria: str | None
+    context: str | None
+    sla_deadline_us: int | None
+    resolved_at_us: int | None
+
+
+class ConsentFact(NamedTuple):
+    """A consent: `status` as in the contract, in force from `effective_us` until `expires_us` (or open)."""
+
+    consent_type: str
+    status: str
+    effective_us: int
+    expires_us: int | None
+
+
+class ReviewFact(NamedTuple):
+    """A policy finding on its way to the patient's work queue, or (`withdrawn`) out of it.
+
+    Of several with one `nudge_id` the one with the highest `revision` holds.
+    """
+
+    nudge_id: str
+    revision: int
+    withdrawn: bool
+    urgency: str
+    description: str
+    context: str
+
+
+Fact = SessionFact | RepFact | FeedbackFact | AlertFact | ConsentFact | ReviewFact
+
+# The kind under which the policy's own findings reach the work queue; no event from outside has it.
+REVIEW = "review"
+
+
+class Event(NamedTuple):
+    """A valid event.
+
+    `ts_us` is the event's time in microseconds since the epoch; `exercise_id` is '' if absent;
+    `message` is the arrival it came with, its payload narrowed to this event.
+    """
+
+    event_id: str
+    kind: str
+    ts_us: int
+    patient_id: str
+    exercise_id: str
+    site_id: str | None
+    fact: Fact
+    message: Message
+
+
+class FieldError(NamedTuple):
+    """A field's path (dotted, from the envelope) and the rule it breaks; never its value."""
+
+    field: str
+    message: str
+
+
+class InvalidEventError(Exception):
+    """An object that is not a valid event; `reason` is from the contract's closed list."""
+
+    def __init__(self, reason: str, errors: list[FieldError]) -> None:
+        super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors))
+        self.reason = reason
+        self.errors = errors
+
+
+def content_id(content: dict[str, Any]) -> str:
+    """The id of an event that has none: equal content, whatever the order of its keys, gives an equal id."""
+    return hashlib.blake2b(_canonical_json(content), digest_size=16).hexdigest()
+
+
+def parse_event(content: dict[str, Any], message: Message, now_us: int) -> Event:
+    """The event in a decoded JSON object.
+
+    `now_us` is the present, against which times in the future are judged. Raises `InvalidEventError`.
+    """
+    kind = content.get("kind")
+    if not isinstance(kind, str) or kind not in _FACTS:
+        reason = "unknown_kind" if isinstance(kind, str) else "invalid_schema"
+        raise InvalidEventError(reason, [FieldError("kind", f"Input should be one of {', '.join(KINDS)}")])
+    try:
+        model = _EVENT_MODEL.validate_python(content)
+    except ValidationError as error:
+        raise InvalidEventError("invalid_schema", _field_errors(error)) from None
+    ts_us = message.publish_us if model.ts is None else to_micros(model.ts)
+    event_id = model.event_id or content_id(content)
+    _check_times(model, ts_us, now_us)
+    return Event(
+        event_id=event_id,
+        kind=model.kind,
+        ts_us=ts_us,
+        patient_id=model.subject_id,
+        exercise_id=model.exercise_id or "",
+        site_id=model.meta.site_id if model.meta else None,
+        fact=_FACTS[model.kind](event_id, ts_us, model.body),
+        message=message,
+    )
+
+
+def _field_errors(error: ValidationError) -> list[FieldError]:
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    return [FieldError(_field_path(detail), detail["msg"]) for detail in details]
+
+
+def _field_path(detail: ErrorDetails) -> str:
+    loc = [part for part in detail["loc"] if part not in _NOT_A_FIELD]
+    return ".".join(str(part) for part in loc) or "event"
+
+
+def _check_times(model: _Envelope, ts_us: int, now_us: int) -> None:
+    times = {"ts": ts_us}
+    if isinstance(model, ExerciseSession):
+        # A session is filed under the day it began, so a start that cannot be true would misplace it.
+        stated = {"body.start_time": model.body.start_time, "body.end_time": model.body.end_time}
+        times |= {field: to_micros(time) for field, time in stated.items() if time}
+    errors = [
+        FieldError(field, "Input should be from 2000-01-01 to 5 minutes from now")
+        for field, time in times.items()
+        if not EARLIEST_US <= time <= now_us + FUTURE_TOLERANCE_US
+    ]
+    if errors:
+        raise InvalidEventError("timestamp_out_of_range", errors)
+
+
+def _session_fact(event_id: str, ts_us: int, body: SessionBody) -> SessionFact:
+    duration = body.duration_minutes
+    if duration is None and body.start_time and body.end_time:
+        duration = (body.end_time - body.start_time).total_seconds() / 60
+    return SessionFact(
+        session_id=body.session_id or event_id,
+        status=_session_status(body, duration),
+        start_us=to_micros(body.start_time) if body.start_time else None,
+        quality=body.overall_quality,
+        duration_minutes=duration,
+        pain_level=body.pain_level,
+        sessions_per_week=body.prescribed_sessions_per_week,
+    )
+
+
+def _session_status(body: SessionBody, duration: float | None) -> str:
+    if body.completion_status:
+        return body.completion_status
+    prescribed, completed = body.prescribed_reps, body.completed_reps
+    if prescribed and completed is not None:
+        if completed >= prescribed:
+            return "completed"
+        if completed > 0:
+            return "partial"
+    return "completed" if body.end_time or duration is not None else "started"
+
+
+def _rep_fact(_event_id: str, _ts_us: int, body: RepBody) -> RepFact:
+    issues = tuple((issue.type, issue.severity) for issue in body.form_issues or ())
+    return RepFact(body.quality_score, body.session_id, issues)
+
+
+def _feedback_fact(event_id: str, _ts_us: int, body: FeedbackBody) -> FeedbackFact:
+    is_text = isinstance(body.content, str)
+    details = {
+        "feedback_type": body.feedback_type,
+        "target_session_id": body.target_session_id,
+        "content": None if is_text else _encoded(cast("dict[str, Any] | None", body.content)),
+        "pain_level": body.pain_level,
+        "delivered_at": to_rfc3339(to_micros(body.delivered_at)) if body.delivered_at else None,
+    }
+    return FeedbackFact(
+        feedback_id=body.feedback_id or event_id,
+        therapist_id=body.therapist_id,
+        priority=body.priority,
+        description=cast("str | None", body.content) if is_text else None,
+        details={name: value for name, value in details.items() if value is not None},
+        acknowledged=body.acknowledged_at is not None,
+        pain_level=body.pain_level,
+    )
+
+
+def _alert_fact(event_id: str, _ts_us: int, body: AlertBody) -> AlertFact:
+    return AlertFact(
+        alert_id=body.alert_id or event_id,
+        alert_type=body.alert_type,
+        urgency=body.urgency,
+        status=body.resolution_status,
+        therapist_id=body.assigned_to,
+        description=body.description,
+        trigger_criteria=_encoded(body.trigger_criteria),
+        context=_encoded(body.context),
+        sla_deadline_us=to_micros(body.sla_deadline) if body.sla_deadline else None,
+        resolved_at_us=to_micros(body.resolved_at) if body.resolved_at else None,
+    )
+
+
+def _consent_fact(_event_id: str, ts_us: int, body: ConsentBody) -> ConsentFact:
+    return ConsentFact(
+        consent_type=body.consent_type or "data_collection",
+        status=body.status or ("granted" if body.granted else "revoked"),
+        effective_us=to_micros(body.effective_from) if body.effective_from else ts_us,
+        expires_us=to_micros(body.expires_at) if body.expires_at else None,
+    )
+
+
+def _encoded(content: dict[str, Any] | None) -> str | None:
+    return None if content is None else _canonical_json(content).decode()
+
+
+def _canonical_json(content: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        # What was decoded can always be encoded, but for its depth: 1,024 levels are read, 254 written.
+        raise InvalidEventError(
+            "invalid_schema", [FieldError("event", "Input should not be nested so deeply")]
+        ) from None
+
+
+_FACTS: dict[str, Callable[[str, int, Any], Fact]] = {
+    "exercise_session": _session_fact,
+    "rep_observation": _rep_fact,
+    "feedback": _feedback_fact,
+    "alert": _alert_fact,
+    "consent": _consent_fact,
+}
+_NOT_A_FIELD = {*KINDS, "str", "dict[str,any]"}

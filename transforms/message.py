@@ -1,0 +1,17 @@
+"""What a source yields: one message, or one line of a file, as it arrived."""
+
+from typing import NamedTuple
+
+
+class Message(NamedTuple):
+    """One arrival.
+
+    `payload` is what arrived, byte for byte; `subscription` is the subscription's path or the
+    file's name; `publish_us` is the publish time in microseconds since the epoch (UTC).
+    """
+
+    payload: bytes
+    attributes: dict[str, str]
+    subscription: str
+    message_id: str
+    publish_us: int

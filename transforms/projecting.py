@@ -1,0 +1,155 @@
+"""The stateful step that runs a projector: a patient's events in, rows, nudges and reviews out."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.coders import BytesCoder
+from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
+from apache_beam.utils.timestamp import Timestamp
+
+from transforms.dead_letters import DeadLetter
+from transforms.events import Event
+from transforms.grouping import by_patient, gather
+from transforms.policy import Nudge
+from transforms.projection import PROCESSED, Cause, Output, PatientState, Projector
+from transforms.rows import Row
+from transforms.tagging import tagged
+from transforms.telemetry import count
+from transforms.times import MICROS
+from transforms.validation import DEAD_LETTERS
+
+NUDGES = "nudges"
+REVIEWS = "reviews"
+
+
+class Projection(beam.PTransform[Any, Any]):
+    """(PCollection of Event, …) → outputs named after the tables, NUDGES, REVIEWS, DEAD_LETTERS."""
+
+    def __init__(
+        self, projector: Projector[Any], bounded: bool, clock: Callable[[], float] = time.time
+    ) -> None:
+        """A `bounded` run ends the input, not the treatment: it sets no timers."""
+        super().__init__()
+        self._projector = projector
+        self._project = Project(projector, bounded, clock)
+
+    def expand(self, events: Any) -> Any:
+        outputs = {NUDGES: Nudge, REVIEWS: Event, DEAD_LETTERS: DeadLetter} | dict.fromkeys(
+            self._projector.tables, Row
+        )
+        return (
+            events
+            | "Events" >> beam.Flatten().with_output_types(Event)
+            | "Gather by patient" >> gather(by_patient, str)
+            | "Project" >> tagged(self._project, outputs)
+        )
+
+
+class Project(beam.DoFn):
+    """(patient, [Event, …]) → rows on the output named after their table, NUDGES, REVIEWS, DEAD_LETTERS."""
+
+    STATE = ReadModifyWriteStateSpec("state", BytesCoder())
+    WAKE = TimerSpec("wake", TimeDomain.REAL_TIME)
+
+    def __init__(self, projector: Projector[Any], bounded: bool, clock: Callable[[], float]) -> None:
+        """As `Projection`."""
+        self._projector = projector
+        self._bounded = bounded
+        self._clock = clock
+
+    def process(
+        self,
+        element: tuple[str, list[Event]],
+        cell: Any = beam.DoFn.StateParam(STATE),
+        timer: Any = beam.DoFn.TimerParam(WAKE),
+    ) -> Iterator[Any]:
+        patient_id, events = element
+        events = sorted(events, key=_consents_first)
+        try:
+            outputs = self._advance(patient_id, events, cell, timer)
+        except Exception:
+            # One event must not take its neighbours down with it, nor stop the stream.
+            alone = (self._advance_alone(patient_id, event, cell, timer) for event in events)
+            outputs = [output for outcome in alone for output in outcome]
+        yield from outputs
+
+    def _advance_alone(self, patient_id: str, event: Event, cell: Any, timer: Any) -> list[Any]:
+        try:
+            return self._advance(patient_id, [event], cell, timer)
+        except Exception as error:
+            if event.kind not in self._projector.counted_kinds:
+                return []
+            # The type alone: an exception's text may quote what it stumbled over.
+            problem = f"event: {type(error).__name__} in the projection"
+            letter = DeadLetter(
+                "projection_failed",
+                f"Project {self._projector.tables[0]}",
+                problem,
+                event.message,
+                event.event_id,
+                event.kind,
+            )
+            return [TaggedOutput(DEAD_LETTERS, letter)]
+
+    def _advance(self, patient_id: str, events: list[Event], cell: Any, timer: Any) -> list[Any]:
+        now_us = int(self._clock() * MICROS)
+        output = Output()
+        state = self._projector.state_type.decode(cell.read())
+        outcomes: Counter[str] = Counter()
+        for event in events:
+            cause = Cause(patient_id, event.event_id, event.message.publish_us)
+            outcome = self._projector.apply(state, event, cause, now_us, output)
+            if event.kind in self._projector.counted_kinds:
+                outcomes[f"event.processed.{event.kind}" if outcome == PROCESSED else f"event.{outcome}"] += 1
+        oldest_us = min(event.message.publish_us for event in events)
+        cause = Cause(patient_id, events[-1].event_id, oldest_us)
+        self._projector.project(state, cause, now_us, output)
+        self._keep(state, now_us, cell, timer)
+        for name, amount in outcomes.items():
+            count(name, amount)
+        return _tagged(output)
+
+    @on_timer(WAKE)
+    def wake(
+        self,
+        patient_id: Any = beam.DoFn.KeyParam,
+        cell: Any = beam.DoFn.StateParam(STATE),
+        timer: Any = beam.DoFn.TimerParam(WAKE),
+    ) -> Iterator[Any]:
+        """Projects again because time has passed."""
+        now_us = int(self._clock() * MICROS)
+        output = Output()
+        state = self._projector.wake(self._projector.state_type.decode(cell.read()), now_us)
+        self._projector.project(state, Cause(patient_id, None, now_us), now_us, output)
+        self._keep(state, now_us, cell, timer)
+        yield from _tagged(output)
+
+    def _keep(self, state: PatientState, now_us: int, cell: Any, timer: Any) -> None:
+        if state.is_spent(now_us):
+            cell.clear()
+            return
+        cell.write(state.encode())
+        times = [time_us for time_us in self._projector.wake_times_us(state, now_us) if time_us]
+        coming = [time_us for time_us in times if time_us > now_us]
+        if coming and not self._bounded:
+            timer.set(Timestamp(micros=min(coming)))
+
+
+def _consents_first(event: Event) -> tuple[bool, int, str]:
+    """Of events that arrive together, a consent is known before the events that it may withhold."""
+    return (event.kind != "consent", event.ts_us, event.event_id)
+
+
+def _tagged(output: Output) -> list[Any]:
+    for table, _ in output.rows:
+        count(f"row.projected.{table}")
+    return [
+        *(TaggedOutput(table, row) for table, row in output.rows),
+        *(TaggedOutput(NUDGES, nudge) for nudge in output.nudges),
+        *(TaggedOutput(REVIEWS, event) for event in output.reviews),
+    ]

@@ -1,0 +1,238 @@
+"""What the three projectors share: settings, a patient's common state, row versions, outcomes."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Self
+
+import msgpack
+import orjson
+
+from transforms.consent import ConsentLog, ConsentMode, Decision, is_visible
+from transforms.events import Event
+from transforms.policy import (
+    Announcement,
+    Finding,
+    FindingLedger,
+    Nudge,
+    Policy,
+    Subject,
+    announce,
+    is_reviewed,
+    review,
+)
+from transforms.rows import Row
+from transforms.times import DAY_US, HOUR_US, to_rfc3339
+
+STATE_DAYS = 28
+SILENT_DAYS = 60
+
+PROCESSED = "processed"
+WITHHELD = "withheld"
+TOO_LATE = "too_late"
+
+
+class Settings(NamedTuple):
+    """What an operator sets of the rules."""
+
+    policy: Policy = Policy()
+    consent: ConsentMode = "enforce"
+    prescribed_sessions_per_week: int = 7
+    nudge_max_age_hours: float = 24
+
+
+class Cause(NamedTuple):
+    """What sets a projection off: a patient's newest event, or (`event_id` null) a timer."""
+
+    patient_id: str
+    event_id: str | None
+    publish_us: int
+
+
+@dataclass(slots=True)
+class Output:
+    """What a projection leads to: (table, row) pairs, nudges, and events for the work queue."""
+
+    rows: list[tuple[str, Row]] = field(default_factory=list)
+    nudges: list[Nudge] = field(default_factory=list)
+    reviews: list[Event] = field(default_factory=list)
+
+    def add(self, announcement: Announcement) -> None:
+        """Takes in what findings lead to."""
+        self.nudges += announcement.nudges
+        self.reviews += announcement.reviews
+
+
+class PatientState(ABC):
+    """A patient's state in one projector.
+
+    `newest_us` is the newest event's time, `touched_us` when an event last arrived, `site` the
+    newest statement of a site as (time, event id, site), `rows` the version and digest of each row.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    def __init__(self) -> None:
+        """A patient of whom nothing is known."""
+        self.newest_us = 0
+        self.touched_us = 0
+        self.site: tuple[int, str, str] | None = None
+        self.consents = ConsentLog()
+        self.rows: dict[str, tuple[int, bytes]] = {}
+        self.findings = FindingLedger()
+
+    @abstractmethod
+    def own_to_plain(self) -> Any:
+        """What the subclass adds, as plain values."""
+
+    @abstractmethod
+    def own_from_plain(self, plain: Any, version: int) -> None:
+        """Takes those values back in, as the given version wrote them."""
+
+    def encode(self) -> bytes:
+        """A version byte and msgpack."""
+        common = [
+            self.newest_us,
+            self.touched_us,
+            self.site,
+            self.consents.decisions,
+            self.rows,
+            self.findings.to_plain(),
+        ]
+        return bytes((self.VERSION,)) + bytes(msgpack.packb([common, self.own_to_plain()]))
+
+    @classmethod
+    def decode(cls, encoded: bytes | None) -> Self:
+        """The state in those bytes, of this version or an earlier one; of a new patient if there are none."""
+        state = cls()
+        if encoded:
+            if encoded[0] > cls.VERSION:
+                raise ValueError(f"{cls.__name__} {cls.VERSION} cannot read version {encoded[0]}")
+            common, own = msgpack.unpackb(memoryview(encoded)[1:], strict_map_key=False, use_list=True)
+            state.newest_us, state.touched_us, site, decisions, rows, findings = common
+            state.site = tuple(site) if site else None
+            state.consents = ConsentLog([Decision(*decision) for decision in decisions])
+            state.rows = {key: (version, digest) for key, (version, digest) in rows.items()}
+            state.findings = FindingLedger.from_plain(findings)
+            state.own_from_plain(own, encoded[0])
+        return state
+
+    @property
+    def horizon_us(self) -> int:
+        """What is before this is too late."""
+        return self.newest_us - STATE_DAYS * DAY_US
+
+    def note(self, event: Event, now_us: int) -> None:
+        """Takes in what every event says."""
+        self.newest_us = max(self.newest_us, event.ts_us)
+        self.touched_us = now_us
+        if event.site_id is not None:
+            stated = (event.ts_us, event.event_id, event.site_id)
+            self.site = max(self.site, stated) if self.site else stated
+
+    def forget_if_silent(self, now_us: int) -> Self:
+        """A new state in place of one that has long been silent; the consents are never forgotten."""
+        if now_us < self.silent_from_us():
+            return self
+        successor = type(self)()
+        successor.consents = self.consents
+        successor.touched_us = self.touched_us
+        return successor
+
+    def is_spent(self, now_us: int) -> bool:
+        """Whether there is nothing left to keep."""
+        return now_us >= self.silent_from_us() and not self.consents.decisions
+
+    def silent_from_us(self) -> int:
+        """When the state will have been silent for long enough to be cleared."""
+        return self.touched_us + SILENT_DAYS * DAY_US
+
+    def next_version(
+        self, key: str, table_key: str, columns: dict[str, Any], cause: Cause, now_us: int
+    ) -> Row | None:
+        """The next version of a row, or null if nothing in it has changed."""
+        digest = hashlib.blake2b(orjson.dumps(columns), digest_size=8).digest()
+        version, known = self.rows.get(key, (0, b""))
+        if digest == known:
+            return None
+        # Time-based, so that versions grow across restarts and jobs, yet never stand still within one.
+        version = max(now_us, version + 1)
+        self.rows[key] = (version, digest)
+        stamp = {"version": version, "updated_at": to_rfc3339(now_us), "source_event_id": cause.event_id}
+        return Row(table_key, version, cause.publish_us, orjson.dumps(columns | stamp))
+
+
+class Projector[S: PatientState](ABC):
+    """One projection: pure rules over a patient's state.
+
+    `counted_kinds` are the kinds of event that it accounts for; every kind is counted by one
+    projector alone, however many receive it.
+    """
+
+    tables: ClassVar[tuple[str, ...]]
+    counted_kinds: ClassVar[frozenset[str]]
+    state_type: type[S]
+
+    def __init__(self, settings: Settings) -> None:
+        """With what the operator has set."""
+        self.settings = settings
+
+    @abstractmethod
+    def apply(self, state: S, event: Event, cause: Cause, now_us: int, output: Output) -> str:
+        """Takes an event in: PROCESSED, or WITHHELD or TOO_LATE and the state is as it was."""
+
+    @abstractmethod
+    def project(self, state: S, cause: Cause, now_us: int, output: Output) -> None:
+        """Adds the rows that have changed and what the policy finds."""
+
+    def wake(self, state: S, now_us: int) -> S:
+        """Takes in that time has passed."""
+        return state.forget_if_silent(now_us)
+
+    def wake_times_us(self, state: S, now_us: int) -> list[int | None]:
+        """When time alone may next change something; null and past times mean nothing."""
+        return [state.silent_from_us(), state.consents.next_change_us(now_us)]
+
+    def is_visible(self, state: PatientState, now_us: int) -> bool:
+        """Whether the patient's rows may be shown, and findings announced."""
+        return self.settings.consent == "off" or is_visible(state.consents.status_at(now_us))
+
+    def admit(self, state: PatientState, event: Event, time_us: int, now_us: int) -> str:
+        """PROCESSED if the event may be used, and then what every event says is taken in.
+
+        `time_us` is the time that the event is about.
+        """
+        if event.kind == "consent":
+            state.consents.add(event)
+        elif time_us < state.horizon_us:
+            return TOO_LATE
+        elif not state.consents.admits(event.ts_us, self.settings.consent):
+            return WITHHELD
+        state.note(event, now_us)
+        state.consents.prune(state.horizon_us)
+        return PROCESSED
+
+    def announce_since_us(self, state: PatientState, now_us: int) -> int | None:
+        """From when on findings are announced; null while the patient's consent is withdrawn."""
+        if not self.is_visible(state, now_us):
+            return None
+        hours = self.settings.nudge_max_age_hours
+        return now_us - int(hours * HOUR_US) if hours else 0
+
+    def say_at_once(
+        self, state: PatientState, finding: Finding, cause: Cause, now_us: int, output: Output
+    ) -> None:
+        """Announces a finding that stems from one event alone, and so needs no ledger."""
+        since_us = self.announce_since_us(state, now_us)
+        subject = self.subject(state, cause)
+        if since_us is not None and finding.newest_us >= since_us:
+            output.nudges.append(announce(subject, finding, now_us))
+        if is_reviewed(finding):
+            output.reviews.append(review(subject, finding, now_us))
+
+    @staticmethod
+    def subject(state: PatientState, cause: Cause) -> Subject:
+        """Whom findings are about."""
+        return Subject(
+            cause.patient_id, state.site[2] if state.site else None, cause.event_id, cause.publish_us
+        )

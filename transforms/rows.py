@@ -1,0 +1,18 @@
+"""A row on its way to a table."""
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """One version of one key of a table.
+
+    `key` names the row's key within its table; `version` grows with each change of that key;
+    `publish_us` is the oldest publish time (microseconds since the epoch) among the events that
+    the row stems from; `body` is a JSON object with the table's columns, as BigQuery's insertAll
+    takes them: timestamps RFC 3339, bytes base64, JSON columns as encoded strings.
+    """
+
+    key: str
+    version: int
+    publish_us: int
+    body: bytes

@@ -1,0 +1,47 @@
+"""The names under which the pipeline counts what it does (the original system's telemetry events).
+
+A metric's full name is its namespace, a dot, its name and, where the contract says "by", a dot and
+the kind, reason, table or type. No name carries anything from an event but those closed lists.
+"""
+
+from functools import cache
+from typing import Any
+
+from apache_beam.metrics.metric import Metrics
+
+BROADWAY = "rehab_tracking.broadway"
+POLICY = "rehab_tracking.policy"
+
+LATENCY_BOUNDS_MS = (100, 250, 500, 750, 1000, 1500, 2000, 3000, 5000, 10000, 30000)
+
+
+@cache
+def _counter(namespace: str, name: str) -> Any:
+    return Metrics.counter(namespace, name)
+
+
+@cache
+def _distribution(name: str) -> Any:
+    return Metrics.distribution(BROADWAY, name)
+
+
+def count(name: str, amount: int = 1, namespace: str = BROADWAY) -> None:
+    """Adds to a counter."""
+    _counter(namespace, name).inc(amount)
+
+
+def observe(name: str, value: int) -> None:
+    """Adds one value to a distribution."""
+    _distribution(name).update(value)
+
+
+def observe_latency(milliseconds: int) -> None:
+    """Records one row's way from publish to written.
+
+    Beam's distributions keep no percentiles, so cumulative counters by upper bound go with it.
+    """
+    observe("event_to_write_ms", milliseconds)
+    for bound in LATENCY_BOUNDS_MS:
+        if milliseconds <= bound:
+            count(f"event_to_write_ms.le.{bound}")
+    count("event_to_write_ms.le.inf")

@@ -1,0 +1,37 @@
+"""Times as microseconds since the epoch (UTC) and days as numbers since the epoch."""
+
+from datetime import UTC, date, datetime, timedelta
+
+MICROS = 1_000_000
+MINUTE_US = 60 * MICROS
+HOUR_US = 60 * MINUTE_US
+DAY_US = 24 * HOUR_US
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_micros(moment: datetime) -> int:
+    """Microseconds since the epoch of an aware datetime; exact, where `timestamp()` rounds."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def to_rfc3339(micros: int) -> str:
+    """RFC 3339 in UTC with a `Z`; fractions of a second only where there are some."""
+    return (_EPOCH + timedelta(microseconds=micros)).replace(tzinfo=None).isoformat() + "Z"
+
+
+def day_of(micros: int) -> int:
+    """The UTC day, as days since the epoch."""
+    return micros // DAY_US
+
+
+def week_start_of(day: int) -> int:
+    """The Monday of the day's week, as days since the epoch (day 0 was a Thursday)."""
+    return day - (day + 3) % 7
+
+
+def iso_date(day: int) -> str:
+    """YYYY-MM-DD of a day since the epoch."""
+    return date.fromordinal(_EPOCH_DAY + day).isoformat()

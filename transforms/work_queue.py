@@ -1,0 +1,299 @@
+"""The work queue: what a therapist has to look at, merged from alerts, feedback and the policy's findings."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
+
+import orjson
+
+from transforms.adherence import pain_finding
+from transforms.events import AlertFact, Event, FeedbackFact, ReviewFact
+from transforms.policy import Finding
+from transforms.projection import PROCESSED, Cause, Output, PatientState, Projector
+from transforms.times import DAY_US, HOUR_US, to_rfc3339
+
+TABLE = "work_queue"
+
+PRIORITIES = {"critical": 1, "high": 2, "medium": 3, "low": 4}
+DEADLINES_US = {"critical": 4 * HOUR_US, "high": 24 * HOUR_US, "medium": 48 * HOUR_US, "low": 7 * DAY_US}
+STATUS_RANKS = {"pending": 0, "acknowledged": 1, "in_review": 2, "resolved": 3, "dismissed": 3}
+_FINAL_RANK = STATUS_RANKS["resolved"]
+
+# Open items stay until they are dealt with, however old; a client gone wild must not fill the state.
+MAX_OPEN_ITEMS = 1000
+
+_Stamp = tuple[int, str]
+
+# What marks a stated field as one of a feedback's details.
+_DETAIL = "detail."
+
+
+@dataclass(slots=True)
+class Item:
+    """One item, merged from its events in any order.
+
+    `stated` holds the newest statement of each field as (time, event id, value); `status` the highest
+    rank with the (time, event id, name) that reached it first; `critical` is the (time, id) of the earliest
+    event that called it critical; `revision` the newest revision of a policy finding, 0 for other items.
+    """
+
+    item_id: str
+    first: _Stamp
+    item_type: str
+    newest_us: int
+    stated: dict[str, tuple[int, str, Any]] = field(default_factory=dict)
+    status: tuple[int, int, str, str] = (-1, 0, "", "pending")
+    critical: _Stamp | None = None
+    revision: int = 0
+    withdrawn: bool = False
+
+    def state(self, name: str, stamp: _Stamp, value: Any) -> None:
+        """Takes in a statement; null states nothing."""
+        if value is not None:
+            known = self.stated.get(name)
+            if known is None or stamp >= (known[0], known[1]):
+                self.stated[name] = (*stamp, value)
+
+    def reach(self, status: str | None, stamp: _Stamp) -> None:
+        """Moves the status forward, never back; of equal ranks the one reached first holds."""
+        if status is not None:
+            rank = STATUS_RANKS[status]
+            if rank > self.status[0] or (rank == self.status[0] and stamp < self.status[1:3]):
+                self.status = (rank, *stamp, status)
+
+    def value(self, name: str) -> Any:
+        """The newest statement of a field, or null."""
+        stated = self.stated.get(name)
+        return stated[2] if stated else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still waits to be dealt with."""
+        return not self.withdrawn and self.status[0] < _FINAL_RANK
+
+
+class WorkQueueState(PatientState):
+    """A patient's items by id.
+
+    `shown` is whether the rows are written as visible. `changed` are the items that the events at
+    hand have touched: so that a patient with hundreds of items does not cost hundreds of rows an event.
+    """
+
+    def __init__(self) -> None:
+        """A patient of whom nothing is known."""
+        super().__init__()
+        self.items: dict[str, Item] = {}
+        self.shown = True
+        self.changed: set[str] = set()
+
+    def own_to_plain(self) -> Any:
+        """Items as arrays."""
+        return [[_item_to_plain(item) for item in self.items.values()], self.shown]
+
+    def own_from_plain(self, plain: Any, version: int) -> None:
+        """Items from arrays."""
+        items, self.shown = plain
+        for item_id, first, item_type, newest_us, stated, status, critical, revision, withdrawn in items:
+            self.items[item_id] = Item(
+                item_id,
+                tuple(first),
+                item_type,
+                newest_us,
+                {name: tuple(value) for name, value in stated.items()},
+                tuple(status),
+                tuple(critical) if critical else None,
+                revision,
+                withdrawn,
+            )
+
+
+def _item_to_plain(item: Item) -> list[Any]:
+    # Field by field, because dataclasses.astuple copies deeply, which costs ten times as much.
+    return [getattr(item, name) for name in _ITEM_FIELDS]
+
+
+_ITEM_FIELDS = tuple(f.name for f in fields(Item))
+
+
+def _context(item: Item) -> str | None:
+    """What the item's events state beyond the columns, as an encoded JSON object."""
+    known = item.value("context")
+    context = orjson.loads(known) if known else {}
+    if item.value("alert_type"):
+        criteria = item.value("trigger_criteria")
+        stated = {"alert_type": item.value("alert_type")}
+        context = stated | ({"trigger_criteria": orjson.loads(criteria)} if criteria else {}) | context
+    for name in item.stated:
+        if name.startswith(_DETAIL):
+            value = item.value(name)
+            detail = name.removeprefix(_DETAIL)
+            context[detail] = orjson.loads(value) if detail == "content" else value
+    return orjson.dumps(context, option=orjson.OPT_SORT_KEYS).decode() if context else None
+
+
+class WorkQueue(Projector[WorkQueueState]):
+    """Alerts, feedback, consents and the policy's findings → `work_queue` rows by item."""
+
+    tables = (TABLE,)
+    counted_kinds = frozenset({"alert", "feedback"})
+    state_type = WorkQueueState
+
+    def apply(self, state: WorkQueueState, event: Event, cause: Cause, now_us: int, output: Output) -> str:
+        """Merges an event into its item."""
+        fact = event.fact
+        if isinstance(fact, ReviewFact):
+            # Its events have been admitted where the policy found it.
+            self._merge_review(state, event, fact, now_us)
+            return PROCESSED
+        outcome = self.admit(state, event, event.ts_us, now_us)
+        if outcome == PROCESSED and isinstance(fact, AlertFact):
+            self._merge_alert(state, event, fact)
+        elif outcome == PROCESSED and isinstance(fact, FeedbackFact):
+            self._merge_feedback(state, event, fact)
+            if finding := pain_finding(self.settings, event, fact.pain_level, None):
+                self.say_at_once(state, finding, cause, now_us, output)
+        return outcome
+
+    @staticmethod
+    def _item(state: WorkQueueState, item_id: str, item_type: str, event: Event) -> tuple[Item, _Stamp]:
+        stamp = (event.ts_us, event.event_id)
+        item = state.items.get(item_id)
+        if item is None:
+            item = state.items[item_id] = Item(item_id, stamp, item_type, event.ts_us)
+        if stamp < item.first and item.item_type != "review":
+            item.first, item.item_type = stamp, item_type
+        state.changed.add(item_id)
+        item.newest_us = max(item.newest_us, event.ts_us)
+        item.state("site_id", stamp, event.site_id)
+        return item, stamp
+
+    def _merge_alert(self, state: WorkQueueState, event: Event, fact: AlertFact) -> None:
+        item, stamp = self._item(state, fact.alert_id, "alert", event)
+        item.reach(fact.status or "pending", stamp)
+        item.state("urgency", stamp, fact.urgency)
+        item.state("therapist_id", stamp, fact.therapist_id)
+        item.state("alert_type", stamp, fact.alert_type)
+        item.state("description", stamp, fact.description)
+        item.state("trigger_criteria", stamp, fact.trigger_criteria)
+        item.state("context", stamp, fact.context)
+        item.state("sla_deadline", stamp, fact.sla_deadline_us)
+        item.state("resolved_at", stamp, fact.resolved_at_us)
+        if fact.urgency == "critical":
+            item.critical = min(item.critical, stamp) if item.critical else stamp
+
+    def _merge_feedback(self, state: WorkQueueState, event: Event, fact: FeedbackFact) -> None:
+        item, stamp = self._item(state, fact.feedback_id, "feedback_needed", event)
+        item.reach("acknowledged" if fact.acknowledged else "pending", stamp)
+        item.state("urgency", stamp, fact.priority)
+        item.state("therapist_id", stamp, fact.therapist_id)
+        item.state("description", stamp, fact.description)
+        for name, value in fact.details.items():
+            item.state(f"{_DETAIL}{name}", stamp, value)
+
+    @staticmethod
+    def _merge_review(state: WorkQueueState, event: Event, fact: ReviewFact, now_us: int) -> None:
+        """A finding states its fields at the time since when it holds; a later statement by a person wins."""
+        item = state.items.get(fact.nudge_id)
+        if item is None:
+            item = state.items[fact.nudge_id] = Item(fact.nudge_id, (event.ts_us, ""), "review", event.ts_us)
+        if fact.revision <= item.revision:
+            return
+        state.touched_us = now_us
+        state.changed.add(item.item_id)
+        item.revision, item.withdrawn = fact.revision, fact.withdrawn
+        if fact.withdrawn:
+            return
+        stamp = (event.ts_us, "")
+        item.first, item.item_type = stamp, "review"
+        item.newest_us = max(item.newest_us, event.ts_us)
+        item.reach("pending", stamp)
+        for name, value in (
+            ("urgency", fact.urgency),
+            ("description", fact.description),
+            ("context", fact.context),
+            ("site_id", event.site_id),
+        ):
+            known = item.stated.get(name)
+            if known is None or not known[1] or stamp >= known[:2]:
+                item.stated.pop(name, None)
+                item.state(name, stamp, value)
+
+    def project(self, state: WorkQueueState, cause: Cause, now_us: int, output: Output) -> None:
+        """The rows of the items that have changed, and the emergencies among the alerts."""
+        announcement = state.findings.reconcile(
+            self.subject(state, cause),
+            self._findings(state),
+            state.horizon_us,
+            now_us,
+            self.announce_since_us(state, now_us),
+        )
+        output.nudges += announcement.nudges
+        # Emergencies found here need no way around through the graph.
+        for event in [*announcement.reviews, *output.reviews]:
+            self._merge_review(state, event, cast(ReviewFact, event.fact), now_us)
+        output.reviews.clear()
+        self._forget_old(state)
+        visible = self.is_visible(state, now_us)
+        changed = state.changed if visible == state.shown else state.items.keys()
+        state.shown = visible
+        for item in [state.items[key] for key in changed if key in state.items]:
+            columns = self._columns(item, cause.patient_id, visible)
+            table_key = f"{cause.patient_id}/{item.item_id}"
+            row = state.next_version(item.item_id, table_key, columns, cause, now_us)
+            if row:
+                output.rows.append((TABLE, row))
+        state.changed = set()
+
+    @staticmethod
+    def _findings(state: WorkQueueState) -> Iterator[Finding]:
+        for item in state.items.values():
+            if item.critical:
+                yield Finding(
+                    rule="critical_alert",
+                    occasion=item.item_id,
+                    at_us=item.critical[0],
+                    newest_us=item.critical[0],
+                    exercise_id="",
+                    session_id=None,
+                    data={"alert_id": item.item_id, "alert_type": item.value("alert_type")},
+                    triggered_by=item.critical[1],
+                )
+
+    @staticmethod
+    def _forget_old(state: WorkQueueState) -> None:
+        kept = {
+            key: item
+            for key, item in state.items.items()
+            if item.is_open or item.newest_us >= state.horizon_us
+        }
+        open_items = [item for item in kept.values() if item.newest_us < state.horizon_us]
+        for item in sorted(open_items, key=lambda item: item.newest_us)[
+            : max(0, len(open_items) - MAX_OPEN_ITEMS)
+        ]:
+            del kept[item.item_id]
+        state.items = kept
+        for key in state.rows.keys() - kept.keys():
+            del state.rows[key]
+
+    @staticmethod
+    def _columns(item: Item, patient_id: str, visible: bool) -> dict[str, Any]:
+        rank, reached_us, _, status = item.status
+        urgency = item.value("urgency") or "medium"
+        deadline_us = item.value("sla_deadline") or item.first[0] + DEADLINES_US[urgency]
+        resolved_us = item.value("resolved_at") or (reached_us if rank == _FINAL_RANK else None)
+        return {
+            "item_id": item.item_id,
+            "patient_id": patient_id,
+            "therapist_id": item.value("therapist_id"),
+            "site_id": item.value("site_id"),
+            "item_type": item.item_type,
+            "urgency": urgency,
+            "priority": PRIORITIES[urgency],
+            "description": item.value("description") or item.value("alert_type"),
+            "status": status,
+            "created_at": to_rfc3339(item.first[0]),
+            "sla_deadline": to_rfc3339(deadline_us),
+            "resolved_at": None if resolved_us is None else to_rfc3339(resolved_us),
+            "context": _context(item),
+            "visible": visible and not item.withdrawn,
+        }
