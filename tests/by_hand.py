@@ -30,7 +30,7 @@ class ByHand:
     """Takes arrivals in and collects everything that comes out."""
 
     def __init__(self, settings: Settings, now_us: int) -> None:
-        self.projectors: list[Projector[Any]] = [kind(settings) for kind in RECEIVES]
+        self.projectors: list[Projector[Any]] = [Adherence(settings), Quality(settings), WorkQueue(settings)]
         self.now_us = now_us
         self.seen = SeenIds()
         self.states: dict[tuple[int, str], bytes] = {}

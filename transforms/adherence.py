@@ -17,7 +17,7 @@ from transforms.projection import (
     Projector,
     Settings,
 )
-from transforms.rows import Row
+from transforms.rows import Row, row_key
 from transforms.times import DAY_US, MINUTE_US, day_of, iso_date, to_rfc3339, week_start_of
 
 STATUS_RANKS = {"started": 0, "aborted": 1, "partial": 2, "completed": 3}
@@ -227,7 +227,8 @@ class Adherence(Projector[AdherenceState]):
                 "consent_status": status,
                 "visible": visible and bool(members),
             }
-            row = state.next_version(week_start, f"{cause.patient_id}/{week_start}", columns, cause, now_us)
+            table_key = row_key(cause.patient_id, week_start)
+            row = state.next_version(week_start, table_key, columns, cause, now_us)
             if row:
                 yield row
 

@@ -3,13 +3,14 @@
 import time
 import zlib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import apache_beam as beam
 
 from transforms.rows import Row
 
 
-class Batch(beam.PTransform):
+class Batch(beam.PTransform[Any, Any]):
     """Row → (shard, [Row, …]): `size` rows at the most, none older than `timeout_seconds`.
 
     The shards are few and not the patients, because batches are made per key: keyed by patient, each

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from transforms.events import ISSUE_SEVERITIES, Event, RepFact, SessionFact
 from transforms.policy import Finding
 from transforms.projection import PROCESSED, STATE_DAYS, Cause, Output, PatientState, Projector
+from transforms.rows import row_key
 from transforms.times import MICROS, day_of
 
 WINDOW_DAYS = 7
@@ -237,7 +238,8 @@ class Quality(Projector[QualityState]):
                 **self._columns(state.days.get(exercise_id, {}), exercises.get(exercise_id)),
                 "visible": visible and exercise_id in exercises,
             }
-            row = state.next_version(exercise_id, f"{cause.patient_id}/{exercise_id}", columns, cause, now_us)
+            table_key = row_key(cause.patient_id, exercise_id)
+            row = state.next_version(exercise_id, table_key, columns, cause, now_us)
             if row:
                 output.rows.append((TABLE, row))
         output.add(

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import orjson
+
 
 class Row(NamedTuple):
     """One version of one key of a table.
@@ -16,3 +18,8 @@ class Row(NamedTuple):
     version: int
     publish_us: int
     body: bytes
+
+
+def row_key(*parts: str) -> str:
+    """A key of several columns; different columns never give the same key, whatever ids contain."""
+    return orjson.dumps(parts).decode()

@@ -10,6 +10,7 @@ from transforms.adherence import pain_finding
 from transforms.events import AlertFact, Event, FeedbackFact, ReviewFact
 from transforms.policy import Finding
 from transforms.projection import PROCESSED, Cause, Output, PatientState, Projector
+from transforms.rows import row_key
 from transforms.times import DAY_US, HOUR_US, to_rfc3339
 
 TABLE = "work_queue"
@@ -238,7 +239,7 @@ class WorkQueue(Projector[WorkQueueState]):
         state.shown = visible
         for item in [state.items[key] for key in changed if key in state.items]:
             columns = self._columns(item, cause.patient_id, visible)
-            table_key = f"{cause.patient_id}/{item.item_id}"
+            table_key = row_key(cause.patient_id, item.item_id)
             row = state.next_version(item.item_id, table_key, columns, cause, now_us)
             if row:
                 output.rows.append((TABLE, row))

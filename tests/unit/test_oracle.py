@@ -323,8 +323,8 @@ def test_window_follows_the_exercise_and_not_the_patient() -> None:
 )
 def test_trend(before: float, now: float, trend: str) -> None:
     # The 7 days before 4 to 10 March are 25 February to 3 March.
-    arrivals = [rep("2025-02-25T00:00:00Z", before), rep(day(10), now)]
-    assert only_quality(*arrivals)["quality_trend"] == trend
+    for earlier in ("2025-02-25T00:00:00Z", "2025-03-03T23:59:59Z"):
+        assert only_quality(rep(earlier, before), rep(day(10), now))["quality_trend"] == trend
 
 
 def test_trend_is_stable_without_reps_in_the_week_before() -> None:
@@ -716,7 +716,7 @@ def test_low_weekly_adherence_starts_below_half() -> None:
 def test_low_weekly_adherence_counts_up_to_the_session_itself() -> None:
     arrivals = [
         *weekly(3, 6, 9),
-        session(day(10, "08:00"), "aborted"),
+        session(day(10, "08:00"), "aborted", prescribed_sessions_per_week=5),
         session(day(10, "09:00")),
         session(day(10, "10:00")),
     ]
@@ -784,6 +784,11 @@ def test_quality_degradation_by_critical_share() -> None:
     assert fired(*reps(3, [0.5] * 6 + [0.9] * 14)) == []
 
 
+def test_quality_degradation_looks_back_7_days() -> None:
+    assert fired(*reps(3, [0.69] * 19), *reps(10, [0.69])) == []
+    assert fired(*reps(3, [0.69] * 19), *reps(9, [0.69])) == [("quality_degradation", "alert", "high")]
+
+
 def test_quality_degradation_is_repeated_after_7_days() -> None:
     arrivals = [*reps(3, [0.6] * 10), *reps(4, [0.6] * 10), *reps(10, [0.6] * 20), *reps(11, [0.6] * 20)]
     # 3 March has 10 reps; 4 March is the first candidate, then 11 March.
@@ -799,6 +804,13 @@ def test_quality_improvement() -> None:
     assert fired(*reps(3, [0.9]), *reps(10, [0.8]), *reps(16, [0.9])) == []
     assert fired(*reps(3, [0.9]), *reps(16, [0.9]), *reps(29, [0.9])) == improvement
     assert fired(*reps(3, [0.9]), *reps(16, [0.9]), *reps(30, [0.9])) == improvement * 2
+
+
+def test_quality_improvement_looks_back_14_days_of_7_day_averages() -> None:
+    improvement = [("quality_improvement", "nudge", "low")]
+    assert fired(*reps(3, [0.8]), *reps(17, [0.9])) == improvement
+    # 9 March averages 0.875 thanks to the days before; the 7 days that end on 16 March leave it out.
+    assert fired(*reps(3, [0.9]), *reps(8, [0.95] * 10), *reps(9, [0.1]), *reps(16, [0.86])) == improvement
 
 
 def test_pain() -> None:

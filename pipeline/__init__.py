@@ -1,0 +1,1 @@
+"""The job: options, sources and sinks, the graph, runners and the operator's commands."""

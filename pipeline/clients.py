@@ -1,0 +1,75 @@
+"""Google clients, one per process, kind and endpoint.
+
+They talk to an emulator, without credentials, when `PUBSUB_EMULATOR_HOST` (host:port) or
+`BIGQUERY_EMULATOR_HOST` (URL or host:port) is set, and to the cloud otherwise.
+"""
+
+import os
+import threading
+from functools import cache
+
+from google.auth.credentials import AnonymousCredentials
+from google.cloud.bigquery import Client as BigQueryClient
+from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+from google.cloud.pubsub_v1.types import (
+    BatchSettings,
+    LimitExceededBehavior,
+    PublisherOptions,
+    PublishFlowControl,
+)
+
+# A request carries at most 1,000 messages and 10 MB. At thousands of events a second 500 fill up
+# within the latency bound, and half the byte limit leaves room for one message of the largest size.
+_BATCHES = BatchSettings(max_messages=500, max_bytes=4_000_000, max_latency=0.02)
+
+# A publisher that outruns Pub/Sub waits, instead of filling the memory with unsent messages.
+_FLOW = PublishFlowControl(
+    message_limit=20_000,
+    byte_limit=64_000_000,
+    limit_exceeded_behavior=LimitExceededBehavior.BLOCK,
+)
+
+# `cache` alone lets two threads that come first both make a client.
+_lock = threading.Lock()
+
+
+def publisher() -> PublisherClient:
+    """The process's Pub/Sub publisher; it batches, and blocks while too much is unsent."""
+    with _lock:
+        return _publisher(os.environ.get("PUBSUB_EMULATOR_HOST"))
+
+
+def subscriber() -> SubscriberClient:
+    """The process's Pub/Sub subscriber."""
+    with _lock:
+        return _subscriber(os.environ.get("PUBSUB_EMULATOR_HOST"))
+
+
+def bigquery(project: str) -> BigQueryClient:
+    """The process's BigQuery client whose jobs run in `project`."""
+    with _lock:
+        return _bigquery(project, os.environ.get("BIGQUERY_EMULATOR_HOST"))
+
+
+# The endpoint is an argument only so that it is part of the cache's key: the Pub/Sub clients read
+# the environment themselves.
+@cache
+def _publisher(_emulator: str | None) -> PublisherClient:
+    return PublisherClient(batch_settings=_BATCHES, publisher_options=PublisherOptions(flow_control=_FLOW))
+
+
+@cache
+def _subscriber(_emulator: str | None) -> SubscriberClient:
+    return SubscriberClient()
+
+
+@cache
+def _bigquery(project: str, emulator: str | None) -> BigQueryClient:
+    if not emulator:
+        return BigQueryClient(project=project)
+    endpoint = emulator if "://" in emulator else f"http://{emulator}"
+    return BigQueryClient(
+        project=project,
+        credentials=AnonymousCredentials(),
+        client_options={"api_endpoint": endpoint},
+    )

@@ -1,0 +1,65 @@
+"""The graph: the way of an event from its subscription to the tables and the nudge topic, top to bottom.
+
+Every step has an explicit name. Operators see these names, and a running job can only be updated
+while they stay: a test holds the list.
+"""
+
+import apache_beam as beam
+from apache_beam import coders
+
+from pipeline.options import RehabOptions, runner_name
+from pipeline.sinks import WriteNudges, WriteTable
+from pipeline.sources import ReadMessages
+from transforms.adherence import Adherence
+from transforms.coders import EventCoder
+from transforms.dead_letters import ToRow
+from transforms.deduplication import Deduplicated
+from transforms.events import KINDS, Event
+from transforms.projecting import NUDGES, REVIEWS, Projection
+from transforms.quality import Quality
+from transforms.rows import Row
+from transforms.tagging import tagged
+from transforms.validation import DEAD_LETTERS, OUTPUTS, Validate
+from transforms.work_queue import WorkQueue
+
+coders.registry.register_coder(Event, EventCoder)
+
+# How many groups of ids are remembered apart. On the DirectRunner every key costs at each turn of its
+# loop; elsewhere keys are cheap and a group should stay small (5 ids a day at 1,000 events/s).
+DIRECT_SHARDS = 64
+SHARDS = 2**24
+
+
+def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
+    """Adds every step to the pipeline, as checked options say."""
+    settings, bounded = options.settings(), options.is_bounded
+    shards = DIRECT_SHARDS if runner_name(options).endswith("DirectRunner") else SHARDS
+
+    messages = pipeline | "Read" >> ReadMessages(options)
+
+    valid = messages | "Validate" >> tagged(Validate(), OUTPUTS)
+    events = tuple(valid[kind] for kind in KINDS)
+
+    unique = events | "Deduplicate" >> Deduplicated(shards, bounded)
+    sessions, reps, feedback, alerts, consents = (unique[kind] for kind in KINDS)
+
+    adherence = (sessions, consents) | "Adherence" >> Projection(Adherence(settings), bounded)
+    quality = (sessions, reps, consents) | "Quality" >> Projection(Quality(settings), bounded)
+    findings = (adherence[REVIEWS], quality[REVIEWS])
+    work_queue = (alerts, feedback, consents, *findings) | "Work queue" >> Projection(
+        WorkQueue(settings), bounded
+    )
+
+    nudges = (adherence[NUDGES], quality[NUDGES], work_queue[NUDGES]) | "Nudges" >> beam.Flatten()
+    nudges | "Write nudges" >> WriteNudges(options)
+
+    refused = [
+        adherence.adherence | "Write adherence" >> WriteTable("adherence", options),
+        adherence.consents | "Write consents" >> WriteTable("consents", options),
+        quality.quality | "Write quality" >> WriteTable("quality", options),
+        work_queue.work_queue | "Write work_queue" >> WriteTable("work_queue", options),
+    ]
+    unusable = (valid[DEAD_LETTERS], adherence[DEAD_LETTERS], quality[DEAD_LETTERS], work_queue[DEAD_LETTERS])
+    letters = (*unusable, *refused) | "Dead letters" >> beam.Flatten()
+    rows = letters | "To rows" >> beam.ParDo(ToRow(options.job_name)).with_output_types(Row)
+    rows | "Write dead_letters" >> WriteTable("dead_letters", options, last_resort=True)

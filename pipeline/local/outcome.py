@@ -1,0 +1,163 @@
+"""What a local run has left in BigQuery, and whether it is what it should be."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from google.cloud.bigquery import Client
+
+from pipeline.local.dashboard import Check, Listing, NudgeType, Tally, account_sentence
+from pipeline.local.figures import Metrics, Published, account
+
+VIEWS = ("adherence_current", "quality_current", "work_queue_current", "dead_letters_current")
+
+_SHOWN = 10
+
+_ADHERENCE = """
+SELECT *, COUNT(*) OVER () AS total FROM (
+  SELECT * FROM `{dataset}.adherence_current` WHERE TRUE
+  QUALIFY ROW_NUMBER() OVER (PARTITION BY patient_id ORDER BY week_start DESC) = 1
+)
+ORDER BY adherence_percentage, rolling_28day_avg, patient_id LIMIT {limit}
+"""
+_QUALITY = """
+SELECT *, COUNT(*) OVER () AS total FROM `{dataset}.quality_current`
+WHERE average_quality IS NOT NULL
+ORDER BY average_quality, patient_id, exercise_id LIMIT {limit}
+"""
+_WORK_QUEUE = """
+SELECT *, COUNT(*) OVER () AS total FROM `{dataset}.work_queue_current`
+WHERE status NOT IN ('resolved', 'dismissed')
+ORDER BY priority, sla_deadline, item_id LIMIT {limit}
+"""
+_DEAD_LETTERS = """
+SELECT reason, COUNT(DISTINCT dead_letter_id) AS `distinct`, MIN(error_message) AS example
+FROM `{dataset}.dead_letters_current` GROUP BY reason ORDER BY `distinct` DESC, reason
+"""
+_ROWS = "SELECT COUNT(*) AS n FROM `{dataset}.{view}`"
+_REVIEWS = "SELECT COUNT(*) AS n FROM `{dataset}.work_queue_current` WHERE item_type = 'review'"
+
+
+class Outcome(NamedTuple):
+    """What the views show; `rows` counts them by view, `reviews` are the work queue's policy items."""
+
+    adherence: Listing
+    quality: Listing
+    work_queue: Listing
+    dead_letters: Listing
+    rows: dict[str, int]
+    reviews: int
+
+
+def read_outcome(client: Client, dataset: str) -> Outcome:
+    """Reads the views of `dataset` (PROJECT.DATASET). Raises GoogleAPIError."""
+    letters = _rows(client, dataset, _DEAD_LETTERS)
+    return Outcome(
+        _listing(client, dataset, _ADHERENCE),
+        _listing(client, dataset, _QUALITY),
+        _listing(client, dataset, _WORK_QUEUE),
+        Listing(letters, len(letters)),
+        {view: _number(client, dataset, _ROWS, view) for view in VIEWS},
+        _number(client, dataset, _REVIEWS),
+    )
+
+
+def dump_views(client: Client, dataset: str, folder: Path) -> None:
+    """Writes each view to `<view>.jsonl`, one row a line with its columns."""
+    for view in VIEWS:
+        with (folder / f"{view}.jsonl").open("w") as lines:
+            query = f"SELECT TO_JSON_STRING(t) AS line FROM `{dataset}.{view}` AS t"  # noqa: S608 (a name of ours)
+            lines.writelines(f"{row['line']}\n" for row in client.query_and_wait(query))
+
+
+def checks(
+    published: Published,
+    metrics: Metrics,
+    is_settled: bool,
+    outcome: Outcome,
+    tallies: Mapping[NudgeType, Tally],
+) -> list[Check]:
+    """Everything that must hold when a run has come to its end."""
+    return [
+        *_stream_checks(published, metrics, is_settled),
+        *_table_checks(published, metrics, outcome),
+        *_nudge_checks(metrics, tallies),
+    ]
+
+
+def _stream_checks(published: Published, metrics: Metrics, is_settled: bool) -> Iterator[Check]:
+    sums = account(published, metrics)
+    yield Check(
+        f"published {account_sentence(sums)}",
+        sums.published > 0 and not sums.open,
+        f"The account does not balance: published {account_sentence(sums)}.",
+    )
+    written, rows = sum(metrics.written.values()), sum(metrics.rows.values())
+    behind = ", ".join(f"{table} {n:,}" for table, n in metrics.unwritten.items())
+    yield Check(
+        f"all {rows:,} rows that the projectors emitted are written",
+        rows > 0 and is_settled and not behind,
+        f"Only {written:,} of {rows:,} rows are written ({behind or 'and more keep coming'}).",
+    )
+    faults = ", ".join(f"{reason} {n:,}" for reason, n in metrics.faults.items())
+    yield Check(
+        "no projection failed and BigQuery refused no row",
+        not faults,
+        f"The job itself caused dead letters: {faults}.",
+    )
+
+
+def _table_checks(published: Published, metrics: Metrics, outcome: Outcome) -> Iterator[Check]:
+    for view in VIEWS:
+        if view == "dead_letters_current" and not published.bad:
+            continue
+        rows = outcome.rows[view]
+        yield Check(f"{view} has {rows:,} rows", rows > 0, f"{view} is empty.")
+    # The same bytes twice are one dead letter, so the table may hold fewer than arrived.
+    distinct = {row["reason"]: row["distinct"] for row in outcome.dead_letters.rows}
+    counted = {reason: n for reason, n in metrics.dead_letters.items() if n}
+    fits = distinct.keys() == counted.keys() and all(distinct[reason] <= n for reason, n in counted.items())
+    yield Check(
+        f"dead letters: {sum(counted.values()):,} counted, {sum(distinct.values()):,} distinct in the table",
+        fits,
+        f"The table's dead letters ({_by_reason(distinct)}) are not those counted ({_by_reason(counted)}).",
+    )
+    yield Check(
+        f"the work queue has {outcome.reviews:,} review items of the policy",
+        outcome.reviews > 0,
+        "The work queue has no review item, so no alert of the policy has reached it.",
+    )
+
+
+def _nudge_checks(metrics: Metrics, tallies: Mapping[NudgeType, Tally]) -> Iterator[Check]:
+    distinct = sum(tally.distinct for tally in tallies.values())
+    generated = sum(metrics.nudges.values())
+    yield Check(
+        f"all {generated:,} nudges that the policy generated arrived on the topic",
+        distinct >= generated,
+        f"The policy generated {generated:,} nudges, but only {distinct:,} arrived on the topic.",
+    )
+    kinds = {key.kind for key in tallies}
+    yield Check(
+        f"nudges of {len(kinds)} kinds arrived",
+        len(kinds) > 1,
+        f"Nudges of several kinds were expected; there were only: {', '.join(kinds) or 'none'}.",
+    )
+
+
+def _by_reason(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {n:,}" for reason, n in sorted(counts.items())) or "none"
+
+
+def _listing(client: Client, dataset: str, query: str) -> Listing:
+    rows = _rows(client, dataset, query)
+    return Listing(rows, rows[0]["total"] if rows else 0)
+
+
+def _number(client: Client, dataset: str, query: str, view: str = "") -> int:
+    return int(_rows(client, dataset, query, view)[0]["n"])
+
+
+def _rows(client: Client, dataset: str, query: str, view: str = "") -> list[dict[str, Any]]:
+    text = query.format(dataset=dataset, limit=_SHOWN, view=view)
+    return [dict(row.items()) for row in client.query_and_wait(text)]

@@ -1,0 +1,264 @@
+"""Every option of the pipeline, declared once, and the checks before anything runs."""
+
+import argparse
+import glob
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import yaml
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    FlinkRunnerOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+    _BeamArgumentParser,
+)
+
+from transforms.consent import CONSENT_MODES
+from transforms.policy import Policy, policy_from
+from transforms.projection import Settings
+
+_SUBSCRIPTION = re.compile(r"projects/[a-z][-a-z0-9:.]{4,61}[a-z0-9]/subscriptions/[A-Za-z][-\w.~+%]{2,254}")
+_TOPIC = re.compile(r"projects/[a-z][-a-z0-9:.]{4,61}[a-z0-9]/topics/[A-Za-z][-\w.~+%]{2,254}")
+_DATASET = re.compile(r"[a-z][-a-z0-9:.]{4,61}[a-z0-9]\.\w{1,1024}")
+
+# Pub/Sub keeps messages for 31 days at the most.
+MAX_REBUILD_DAYS = 31
+
+
+class OptionsError(ValueError):
+    """Options that do not work, alone or together; the message is one sentence for the operator."""
+
+
+class RehabOptions(PipelineOptions):
+    """The pipeline's own options (the contract's section 1)."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        source = parser.add_argument_group("where events come from")
+        source.add_argument(
+            "--primary_subscription",
+            help="Pub/Sub subscription to read, projects/PROJECT/subscriptions/NAME.",
+        )
+        source.add_argument(
+            "--secondary_subscription",
+            help="A second subscription; an event that arrives on both counts once.",
+        )
+        source.add_argument(
+            "--input_files",
+            help="Instead of subscriptions, for a bounded run: JSON lines, comma-separated paths or globs.",
+        )
+        sink = parser.add_argument_group("where results go")
+        sink.add_argument(
+            "--dataset", help="BigQuery dataset of the projections and dead letters, PROJECT.DATASET."
+        )
+        sink.add_argument("--nudge_topic", help="Pub/Sub topic for nudges, projects/PROJECT/topics/NAME.")
+        sink.add_argument(
+            "--output_dir", help="For a bounded run: directory for <table>*.jsonl and nudges*.jsonl."
+        )
+        shape = parser.add_argument_group("parallelism and batches")
+        shape.add_argument(
+            "--processors", type=int, default=10, help="Processing parallelism of each worker."
+        )
+        shape.add_argument(
+            "--batchers", type=int, default=2, help="Shards per table on which rows are batched."
+        )
+        shape.add_argument("--batch_size", type=int, default=100, help="Rows per batch.")
+        shape.add_argument(
+            "--batch_timeout_ms",
+            type=int,
+            default=1000,
+            help="Longest that a row waits in a batch, in milliseconds.",
+        )
+        rules = parser.add_argument_group("rules")
+        rules.add_argument(
+            "--policy_config", help="YAML or JSON file with thresholds that differ from the built-in ones."
+        )
+        rules.add_argument(
+            "--consent",
+            choices=CONSENT_MODES,
+            default="enforce",
+            help="enforce: unknown consent is allowed, revoked is not; require: only granted; off.",
+        )
+        rules.add_argument(
+            "--prescribed_sessions_per_week",
+            type=int,
+            default=7,
+            help="Used until an event states the patient's own.",
+        )
+        rules.add_argument(
+            "--nudge_max_age_hours",
+            type=float,
+            default=24,
+            help="An event older than this updates projections but emits no nudge; 0: no limit.",
+        )
+        operation = parser.add_argument_group("operation")
+        operation.add_argument(
+            "--rebuild_days",
+            type=int,
+            default=0,
+            help="For a job that starts without state: first seek the subscriptions back so many days.",
+        )
+        operation.add_argument(
+            "--metrics_file",
+            help="With the DirectRunner: file that is kept up to date with the job's metrics, as JSON.",
+        )
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the run ends with its input."""
+        return bool(self.input_files)
+
+    @property
+    def subscriptions(self) -> dict[str, str]:
+        """The subscriptions to read, by the name of their role."""
+        stated = {"primary": self.primary_subscription, "secondary": self.secondary_subscription}
+        return {role: subscription for role, subscription in stated.items() if subscription}
+
+    @property
+    def input_patterns(self) -> list[str]:
+        """The patterns of the files to read."""
+        return [pattern.strip() for pattern in self.input_files.split(",") if pattern.strip()]
+
+    @property
+    def job_name(self) -> str:
+        """The name under which dead letters are filed."""
+        return self.view_as(GoogleCloudOptions).job_name or "rehab-tracking"
+
+    def settings(self) -> Settings:
+        """What the rules need of the options. Raises OptionsError if the policy file does not work."""
+        return Settings(
+            policy=_policy(self.policy_config),
+            consent=self.consent,
+            prescribed_sessions_per_week=self.prescribed_sessions_per_week,
+            nudge_max_age_hours=self.nudge_max_age_hours,
+        )
+
+
+class _Parser(_BeamArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise OptionsError(message.removeprefix("argument ").strip().rstrip(".") + ".")
+
+
+def parse_options(arguments: Sequence[str]) -> RehabOptions:
+    """The checked options of a command line.
+
+    Raises OptionsError for an unknown option, a bad value, or options that contradict each other.
+    """
+    # Beam ignores flags that it does not know, and a misspelt option would silently have no effect.
+    strict = _Parser(add_help=False, allow_abbrev=False)
+    for declared in {str(cls): cls for cls in PipelineOptions.__subclasses__()}.values():
+        declared._add_argparse_args(strict)
+    strict.parse_args(list(arguments))
+    options = RehabOptions(list(arguments))
+    for problem in _problems(options):
+        raise OptionsError(problem)
+    options.view_as(StandardOptions).streaming = not options.is_bounded
+    _set_parallelism(options)
+    return options
+
+
+def _set_parallelism(options: RehabOptions) -> None:
+    """Carries `processors` to the runner: each has an option of its own for it."""
+    options.view_as(DebugOptions).number_of_worker_harness_threads = options.processors
+    options.view_as(FlinkRunnerOptions).parallelism = options.processors
+
+
+def runner_name(options: PipelineOptions) -> str:
+    """The runner's name as the user gave it, DirectRunner if not at all."""
+    return str(options.view_as(StandardOptions).runner or "DirectRunner")
+
+
+def _problems(options: RehabOptions) -> Iterator[str]:
+    yield from _source_problems(options)
+    yield from _sink_problems(options)
+    yield from _value_problems(options)
+    yield from _runner_problems(options)
+    try:
+        options.settings()
+    except OptionsError as error:
+        yield str(error)
+
+
+def _source_problems(options: RehabOptions) -> Iterator[str]:
+    if options.is_bounded and options.subscriptions:
+        yield "--input_files cannot go with a subscription: a run reads either files or Pub/Sub."
+    if not options.is_bounded and not options.subscriptions:
+        yield "There is nothing to read: give --primary_subscription (and --secondary_subscription), or --input_files."
+    if options.is_bounded and options.view_as(StandardOptions).streaming:
+        yield "--streaming cannot go with --input_files: a run over files is bounded."
+    if options.secondary_subscription and not options.primary_subscription:
+        yield "--secondary_subscription needs --primary_subscription."
+    if options.primary_subscription and options.primary_subscription == options.secondary_subscription:
+        yield "--primary_subscription and --secondary_subscription must not be the same."
+    for role, subscription in options.subscriptions.items():
+        if not _SUBSCRIPTION.fullmatch(subscription):
+            yield f"--{role}_subscription must have the form projects/PROJECT/subscriptions/NAME."
+    if options.is_bounded:
+        for pattern in options.input_patterns:
+            if "://" not in pattern and not glob.glob(pattern, recursive=True):
+                yield f"--input_files: no file matches {pattern}."
+
+
+def _sink_problems(options: RehabOptions) -> Iterator[str]:
+    if not options.dataset and not options.output_dir:
+        yield "There is nowhere to write: give --dataset, or --output_dir with --input_files."
+    if options.output_dir and not options.is_bounded:
+        yield "--output_dir needs --input_files: a stream writes to --dataset."
+    if options.nudge_topic and options.is_bounded:
+        yield "--nudge_topic cannot go with --input_files: a bounded run writes nudges to --output_dir."
+    if not options.nudge_topic and not options.is_bounded:
+        yield "--nudge_topic is required with a subscription: without it nudges would be lost."
+    if options.nudge_topic and not _TOPIC.fullmatch(options.nudge_topic):
+        yield "--nudge_topic must have the form projects/PROJECT/topics/NAME."
+    if options.dataset and not _DATASET.fullmatch(options.dataset):
+        yield "--dataset must have the form PROJECT.DATASET."
+
+
+def _value_problems(options: RehabOptions) -> Iterator[str]:
+    ranges = {
+        "processors": (1, 1000),
+        "batchers": (1, 1000),
+        "batch_size": (1, 50_000),
+        "batch_timeout_ms": (1, 600_000),
+        "prescribed_sessions_per_week": (1, 21),
+        "rebuild_days": (0, MAX_REBUILD_DAYS),
+        "nudge_max_age_hours": (0, 24 * 366),
+    }
+    for name, (lowest, highest) in ranges.items():
+        if not lowest <= getattr(options, name) <= highest:
+            yield f"--{name} must be from {lowest} to {highest}."
+    if options.rebuild_days and options.is_bounded:
+        yield "--rebuild_days cannot go with --input_files: only subscriptions can be sought back."
+
+
+def _runner_problems(options: RehabOptions) -> Iterator[str]:
+    runner, cloud = runner_name(options), options.view_as(GoogleCloudOptions)
+    if options.view_as(DebugOptions).number_of_worker_harness_threads not in (None, options.processors):
+        yield "--number_of_worker_harness_threads is set by --processors."
+    if options.metrics_file and not runner.endswith("DirectRunner"):
+        yield "--metrics_file needs the DirectRunner: other runners have metrics services of their own."
+    if runner.endswith("DataflowRunner"):
+        for name in ("project", "region", "temp_location"):
+            if not getattr(cloud, name):
+                yield f"--runner=DataflowRunner needs --{name}."
+        for name in ("input_files", "output_dir"):
+            value = getattr(options, name)
+            if value and not all(part.startswith("gs://") for part in value.split(",")):
+                yield f"--{name} must be on Cloud Storage (gs://…) with the DataflowRunner."
+
+
+def _policy(path: str | None) -> Policy:
+    if not path:
+        return Policy()
+    try:
+        return policy_from(yaml.safe_load(Path(path).read_text()))
+    except OSError as error:
+        raise OptionsError(f"--policy_config: {path} cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise OptionsError(f"--policy_config: {path} is neither YAML nor JSON.") from None
+    except ValueError as error:
+        raise OptionsError(f"--policy_config: {path}: {error}.") from None

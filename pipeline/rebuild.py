@@ -1,0 +1,53 @@
+"""A job that starts without state: the projections are built again from the events that Pub/Sub retains."""
+
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+
+from google.cloud.bigquery import QueryJobConfig, ScalarQueryParameter
+
+from pipeline.clients import bigquery, subscriber
+from pipeline.options import RehabOptions
+from transforms.times import MICROS
+
+_LOGGER = logging.getLogger(__name__)
+
+# A finding's reasons reach this far back: an absence is told from a session 8 days before it.
+_REASONS_DAYS = 9
+
+_WITHDRAW = """
+INSERT INTO `{dataset}.work_queue` ({columns}, visible, version, updated_at, source_event_id)
+SELECT {columns}, FALSE, @version, @now, NULL
+FROM `{dataset}.work_queue_current`
+WHERE item_type = 'review' AND created_at >= @since
+"""
+_COLUMNS = (
+    "item_id, patient_id, therapist_id, site_id, item_type, urgency, priority, description, status, "
+    "created_at, sla_deadline, resolved_at, context"
+)
+
+
+def rebuild(options: RehabOptions) -> None:
+    """Takes back the findings that the events are about to prove again, and seeks the subscriptions back.
+
+    A finding that a late event had made untrue, unseen by the state that was lost, would otherwise stay
+    in the work queue for ever.
+    """
+    now = datetime.now(UTC)
+    if options.dataset and options.rebuild_days > _REASONS_DAYS:
+        _withdraw_findings(options.dataset, now, now - timedelta(days=options.rebuild_days - _REASONS_DAYS))
+    start = now - timedelta(days=options.rebuild_days)
+    for role, subscription in options.subscriptions.items():
+        subscriber().seek(request={"subscription": subscription, "time": start})
+        _LOGGER.info("%s subscription sought back %d days", role, options.rebuild_days)
+
+
+def _withdraw_findings(dataset: str, now: datetime, since: datetime) -> None:
+    project, _, _ = dataset.partition(".")
+    parameters = [
+        ScalarQueryParameter("version", "INT64", int(time.time() * MICROS)),
+        ScalarQueryParameter("now", "TIMESTAMP", now),
+        ScalarQueryParameter("since", "TIMESTAMP", since),
+    ]
+    query = _WITHDRAW.format(dataset=dataset, columns=_COLUMNS)
+    bigquery(project).query_and_wait(query, job_config=QueryJobConfig(query_parameters=parameters))

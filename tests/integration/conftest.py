@@ -1,0 +1,61 @@
+"""Both real emulators, for all integration tests, and fresh resources on them for each test."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.clients import bigquery, publisher, subscriber
+from pipeline.emulators import bigquery_emulator, pubsub_emulator
+from pipeline.provision import Resources, provision
+
+PROJECT = "rehab-local"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def emulators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Starts both emulators, which the environment then names; gives the BigQuery emulator's URL."""
+    folder = tmp_path_factory.mktemp("emulators")
+    with (
+        pubsub_emulator(folder) as pubsub,
+        bigquery_emulator(folder, folder / "bigquery") as bigquery_url,
+        pytest.MonkeyPatch.context() as environment,
+    ):
+        environment.setenv("PUBSUB_EMULATOR_HOST", pubsub)
+        environment.setenv("BIGQUERY_EMULATOR_HOST", bigquery_url)
+        yield bigquery_url
+
+
+@pytest.fixture
+def resources() -> Resources:
+    """Names that no other test uses; nothing exists yet."""
+    suffix = uuid.uuid4().hex
+    return Resources(
+        primary_topic=f"projects/{PROJECT}/topics/primary-{suffix}",
+        secondary_topic=f"projects/{PROJECT}/topics/secondary-{suffix}",
+        primary_subscription=f"projects/{PROJECT}/subscriptions/primary-{suffix}",
+        secondary_subscription=f"projects/{PROJECT}/subscriptions/secondary-{suffix}",
+        nudge_topic=f"projects/{PROJECT}/topics/nudges-{suffix}",
+        dataset=f"{PROJECT}.test_{suffix}",
+    )
+
+
+@pytest.fixture
+def provisioned(resources: Resources) -> Iterator[Resources]:
+    """Fresh topics, subscriptions, dataset, tables and views."""
+    provision(resources, report=lambda line: None)
+    yield resources
+    for subscription in (resources.primary_subscription, resources.secondary_subscription):
+        subscriber().delete_subscription(subscription=subscription)
+    for topic in (resources.primary_topic, resources.secondary_topic, resources.nudge_topic):
+        publisher().delete_topic(topic=topic)
+    bigquery(PROJECT).delete_dataset(resources.dataset, delete_contents=True)
+
+
+@pytest.fixture
+def nudge_subscription(provisioned: Resources) -> Iterator[str]:
+    """A subscription on the nudge topic, from before anything is published."""
+    path = provisioned.nudge_topic.replace("/topics/", "/subscriptions/")
+    subscriber().create_subscription(name=path, topic=provisioned.nudge_topic)
+    yield path
+    subscriber().delete_subscription(subscription=path)
