@@ -232,17 +232,18 @@ def make_patients(rng: Random, count: int, now_us: int) -> list[Patient]:
                 sessions_per_week=7 if place % 4 == 0 else rng.choice((3, 5, 7)),
                 exercises=tuple(rng.sample(exercises, 1 + place % 3)),
                 usual_hour_us=rng.randrange(7, 20) * HOUR_US,
-                consents=_consents(rng, place, count, begin_us),
+                consents=_consents(rng, place, begin_us),
             )
         )
     return patients
 
 
-def _consents(rng: Random, place: int, count: int, begin_us: int) -> tuple[tuple[int, str], ...]:
+def _consents(rng: Random, place: int, begin_us: int) -> tuple[tuple[int, str], ...]:
     granted = (begin_us + rng.randrange(MINUTE_US), "granted")
-    if count >= 3 and place == 1:
+    # Both come regularly, so that there is something to withhold.
+    if place == 1:
         return granted, (begin_us + HISTORY_US * 60 // 100, "revoked")
-    if count >= 3 and place == 2:
+    if place == 5:
         return (
             granted,
             (begin_us + HISTORY_US * 40 // 100, "revoked"),

@@ -63,7 +63,10 @@ def simulate(scenario: Scenario) -> Iterator[Emission]:
 
 
 class _Stream:
-    """Draws what comes next, each in proportion to how much of it is left: the shares come out exactly."""
+    """Draws what comes next, each in proportion to how much of it is left.
+
+    So the shares come out exactly, but for the late one: the last events may not be fit for waiting.
+    """
 
     def __init__(self, scenario: Scenario) -> None:
         late = int(scenario.events * scenario.late)

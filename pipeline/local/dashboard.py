@@ -102,11 +102,7 @@ class Progress:
         parts = [
             f"{elapsed:4.0f} s",
             f"published {sums.published:,}",
-            f"processed {sums.processed:,}",
-            f"duplicates {sums.duplicates:,}",
-            f"withheld {sums.withheld:,}",
-            f"too late {sums.too_late:,}",
-            f"dead letters {sums.dead_letters:,}",
+            *(f"{name} {count:,}" for name, count in _outcomes(sums).items()),
             f"rows {sum(self._newest.written.values()):,}",
             *(f"{_plural(kind)} {self._newest.nudges.get(kind, 0):,}" for kind in _KINDS),
             f"{self.events_per_second:,.0f} events/s",
@@ -145,19 +141,18 @@ class Progress:
         return bar
 
 
+def _outcomes(sums: Account) -> dict[str, int]:
+    return {
+        "processed": sums.processed,
+        "duplicates": sums.duplicates,
+        "withheld": sums.withheld,
+        "too late": sums.too_late,
+        "dead letters": sums.dead_letters,
+    }
+
+
 def _events(sums: Account) -> Table:
-    return _counts(
-        "events",
-        {
-            "published": sums.published,
-            "processed": sums.processed,
-            "duplicates": sums.duplicates,
-            "withheld": sums.withheld,
-            "too late": sums.too_late,
-            "dead letters": sums.dead_letters,
-            "on their way": sums.open,
-        },
-    )
+    return _counts("events", {"published": sums.published} | _outcomes(sums) | {"on their way": sums.open})
 
 
 def _rows(metrics: Metrics) -> Table:
@@ -190,7 +185,7 @@ def adherence_table(listing: Listing) -> Table:
         "patient": lambda row: row["patient_id"],
         "week": lambda row: _day(row["week_start"]),
         "done >": lambda row: f"{row['completed_sessions']}/{row['prescribed_sessions']}",
-        "part >": lambda row: row["partial_sessions"],
+        "partial >": lambda row: row["partial_sessions"],
         "missed >": lambda row: row["missed_sessions"],
         "week % >": lambda row: f"{row['adherence_percentage']:.0f}",
         "7 days % >": lambda row: f"{row['rolling_7day_avg']:.0f}",
@@ -208,9 +203,7 @@ def quality_table(listing: Listing) -> Table:
         "exercise": lambda row: row["exercise_id"] or "(none)",
         "reps >": lambda row: f"{row['total_reps']:,}",
         "average >": lambda row: _score(row["average_quality"]),
-        "p25 >": lambda row: _score(row["percentile_25"]),
-        "p50 >": lambda row: _score(row["percentile_50"]),
-        "p75 >": lambda row: _score(row["percentile_75"]),
+        "median >": lambda row: _score(row["percentile_50"]),
         "critical % >": lambda row: f"{row['critical_issues_percentage']:.0f}",
         "trend": lambda row: row["quality_trend"],
         "most frequent issue": lambda row: _first_issue(row["form_issue_frequency"]),
@@ -218,8 +211,8 @@ def quality_table(listing: Listing) -> Table:
     return _table("Quality by patient and exercise, lowest average first", columns, listing, "exercises")
 
 
-def work_queue_table(listing: Listing) -> Table:
-    """The open items, from rows of `work_queue_current`."""
+def work_queue_table(listing: Listing, open_items: Mapping[str, int]) -> Table:
+    """The open items, from rows of `work_queue_current`; `open_items` counts all of them by urgency."""
     columns: dict[str, Callable[[Cells], Any]] = {
         "priority": lambda row: Text(f"{row['priority']} {row['urgency']}", _URGENCY_STYLE[row["urgency"]]),
         "item": lambda row: row["item_type"],
@@ -228,7 +221,8 @@ def work_queue_table(listing: Listing) -> Table:
         "status": lambda row: row["status"],
         "due (UTC)": lambda row: f"{row['sla_deadline']:%m-%d %H:%M}",
     }
-    return _table("Work queue: open items by priority", columns, listing, "open items")
+    counts = ", ".join(f"{urgency} {count:,}" for urgency, count in open_items.items())
+    return _table(f"Work queue: open items by priority ({counts})", columns, listing, "open items")
 
 
 def nudge_table(tallies: Mapping[NudgeType, Tally]) -> Table:
@@ -256,12 +250,20 @@ def dead_letter_table(listing: Listing, counted: Mapping[str, int]) -> Table:
     return _table("Dead letters by reason", columns, listing, "reasons")
 
 
+def account_table(sums: Account) -> Table:
+    """Where the published events went."""
+    table = _pairs("Account of events")
+    table.columns[1].justify = "right"
+    table.add_row("published", f"{sums.published:,}")
+    for name, count in _outcomes(sums).items():
+        table.add_row(f"  {name}", f"{count:,}")
+    table.add_row("unaccounted for", f"{sums.open:,}")
+    return table
+
+
 def figure_table(figures: Mapping[str, str]) -> Table:
     """The run's figures, one a line."""
-    table = _plain("Figures")
-    table.show_header = False
-    table.add_column(style="dim")
-    table.add_column()
+    table = _pairs("Figures")
     for name, value in figures.items():
         table.add_row(name, value)
     return table
@@ -269,41 +271,25 @@ def figure_table(figures: Mapping[str, str]) -> Table:
 
 def check_table(checks: Sequence[Check]) -> Table:
     """What was checked, and how it came out."""
-    table = _plain("Checks")
-    table.show_header = False
-    table.add_column()
-    table.add_column()
+    table = _pairs("Checks")
     for check in checks:
         mark = Text("ok", "green") if check.holds else Text("FAILED", "bold red")
-        table.add_row(mark, check.what)
+        table.add_row(mark, check.what if check.holds else check.problem)
     return table
 
 
 def change(before: Metrics, after: Metrics, received: int) -> str:
     """What has happened between two looks at the metrics, in one line; `received` nudges have arrived."""
-    then, now = account(Published(), before), account(Published(), after)
-    rows = sum(after.written.values()) - sum(before.written.values())
-    counts = {
-        "processed": now.processed - then.processed,
-        "duplicates": now.duplicates - then.duplicates,
-        "withheld": now.withheld - then.withheld,
-        "too late": now.too_late - then.too_late,
-        "dead letters": now.dead_letters - then.dead_letters,
-        "rows written": rows,
-        "nudges received": received,
-    }
+    then, now = (_outcomes(account(Published(), metrics)) for metrics in (before, after))
+    counts = {name: now[name] - then[name] for name in now}
+    counts["rows written"] = sum(after.written.values()) - sum(before.written.values())
+    counts["nudges received"] = received
     return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
 
 
 def account_sentence(sums: Account) -> str:
     """The account as an equation; what is open comes last, if anything is."""
-    parts = [
-        f"{sums.processed:,} processed",
-        f"{sums.duplicates:,} duplicates",
-        f"{sums.withheld:,} withheld",
-        f"{sums.too_late:,} too late",
-        f"{sums.dead_letters:,} dead letters",
-    ]
+    parts = [f"{count:,} {name}" for name, count in _outcomes(sums).items()]
     if sums.open > 0:
         parts.append(f"{sums.open:,} unaccounted for")
     tail = f" - {-sums.open:,} counted twice" if sums.open < 0 else ""
@@ -332,6 +318,14 @@ def _table(title: str, columns: Mapping[str, Callable[[Cells], Any]], listing: L
     return table
 
 
+def _pairs(title: str) -> Table:
+    table = _plain(title)
+    table.show_header = False
+    table.add_column()
+    table.add_column()
+    return table
+
+
 def _plain(title: str) -> Table:
     return Table(
         title=title,
@@ -340,7 +334,8 @@ def _plain(title: str) -> Table:
         caption_justify="left",
         caption_style="dim",
         box=box.SIMPLE_HEAD,
-        pad_edge=False,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
         header_style="dim",
     )
 

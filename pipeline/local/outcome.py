@@ -1,6 +1,9 @@
 """What a local run has left in BigQuery, and whether it is what it should be."""
 
+import base64
+import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +33,10 @@ SELECT *, COUNT(*) OVER () AS total FROM `{dataset}.work_queue_current`
 WHERE status NOT IN ('resolved', 'dismissed')
 ORDER BY priority, sla_deadline, item_id LIMIT {limit}
 """
+_URGENCIES = """
+SELECT priority, urgency, COUNT(*) AS n FROM `{dataset}.work_queue_current`
+WHERE status NOT IN ('resolved', 'dismissed') GROUP BY priority, urgency ORDER BY priority
+"""
 _DEAD_LETTERS = """
 SELECT reason, COUNT(DISTINCT dead_letter_id) AS `distinct`, MIN(error_message) AS example
 FROM `{dataset}.dead_letters_current` GROUP BY reason ORDER BY `distinct` DESC, reason
@@ -39,11 +46,15 @@ _REVIEWS = "SELECT COUNT(*) AS n FROM `{dataset}.work_queue_current` WHERE item_
 
 
 class Outcome(NamedTuple):
-    """What the views show; `rows` counts them by view, `reviews` are the work queue's policy items."""
+    """What the views show; `open_items` counts the work queue's by urgency, `rows` all by view.
+
+    `reviews` is the number of items that the policy has put into the work queue.
+    """
 
     adherence: Listing
     quality: Listing
     work_queue: Listing
+    open_items: dict[str, int]
     dead_letters: Listing
     rows: dict[str, int]
     reviews: int
@@ -56,6 +67,7 @@ def read_outcome(client: Client, dataset: str) -> Outcome:
         _listing(client, dataset, _ADHERENCE),
         _listing(client, dataset, _QUALITY),
         _listing(client, dataset, _WORK_QUEUE),
+        {row["urgency"]: row["n"] for row in _rows(client, dataset, _URGENCIES)},
         Listing(letters, len(letters)),
         {view: _number(client, dataset, _ROWS, view) for view in VIEWS},
         _number(client, dataset, _REVIEWS),
@@ -63,11 +75,19 @@ def read_outcome(client: Client, dataset: str) -> Outcome:
 
 
 def dump_views(client: Client, dataset: str, folder: Path) -> None:
-    """Writes each view to `<view>.jsonl`, one row a line with its columns."""
+    """Writes each view to `<view>.jsonl`, one row a line: bytes as base64, times RFC 3339."""
     for view in VIEWS:
+        rows = client.query_and_wait(f"SELECT * FROM `{dataset}.{view}`")  # noqa: S608 (names of ours)
         with (folder / f"{view}.jsonl").open("w") as lines:
-            query = f"SELECT TO_JSON_STRING(t) AS line FROM `{dataset}.{view}` AS t"  # noqa: S608 (a name of ours)
-            lines.writelines(f"{row['line']}\n" for row in client.query_and_wait(query))
+            lines.writelines(json.dumps(dict(row.items()), default=_plain) + "\n" for row in rows)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
+    return str(value)
 
 
 def checks(
@@ -88,7 +108,7 @@ def checks(
 def _stream_checks(published: Published, metrics: Metrics, is_settled: bool) -> Iterator[Check]:
     sums = account(published, metrics)
     yield Check(
-        f"published {account_sentence(sums)}",
+        "every published event is accounted for",
         sums.published > 0 and not sums.open,
         f"The account does not balance: published {account_sentence(sums)}.",
     )
@@ -139,7 +159,7 @@ def _nudge_checks(metrics: Metrics, tallies: Mapping[NudgeType, Tally]) -> Itera
     )
     kinds = {key.kind for key in tallies}
     yield Check(
-        f"nudges of {len(kinds)} kinds arrived",
+        f"nudges of several kinds arrived: {', '.join(sorted(kinds))}",
         len(kinds) > 1,
         f"Nudges of several kinds were expected; there were only: {', '.join(kinds) or 'none'}.",
     )

@@ -20,7 +20,7 @@ from pipeline import clients
 from pipeline.emulators import EmulatorError, bigquery_emulator, pubsub_emulator
 from pipeline.local import dashboard
 from pipeline.local.by_hand import commands
-from pipeline.local.figures import Metrics, Published, Settling, read_metrics, read_published
+from pipeline.local.figures import Metrics, Published, Settling, account, read_metrics, read_published
 from pipeline.local.nudges import NudgeReader
 from pipeline.local.outcome import checks, dump_views, read_outcome
 from pipeline.local.places import PROJECT, PlaceError, Places, make_places, named_emulators
@@ -193,9 +193,9 @@ class LocalRun:
                     moved = time.monotonic()
                 self._check_job()
                 self._check_simulator()
+                self._settled_us = settling.update(self._published, self._metrics)
                 progress.update(self._published, self._metrics, self._nudges.received)
                 show(progress, time.monotonic() - started)
-                self._settled_us = settling.update(self._published, self._metrics)
                 time.sleep(_LOOK_SECONDS)
 
     def _look(self) -> bool:
@@ -214,11 +214,11 @@ class LocalRun:
             with Live(console=self._console, refresh_per_second=4) as live:
                 yield lambda progress, elapsed: live.update(progress.panel(elapsed))
             return
-        due = 0.0
+        due = _LINE_SECONDS
 
         def show(progress: dashboard.Progress, elapsed: float) -> None:
             nonlocal due
-            if elapsed >= due:
+            if elapsed >= due or self._settled_us:
                 self._console.print(progress.line(elapsed), soft_wrap=True)
                 due = elapsed + _LINE_SECONDS
 
@@ -234,23 +234,24 @@ class LocalRun:
             if self._options.keep:
                 dump_views(client, dataset, self._folder)
         tallies = self._nudges.tallies
-        self._console.print(
-            "",
+        tables = (
             dashboard.adherence_table(outcome.adherence),
             dashboard.quality_table(outcome.quality),
-            dashboard.work_queue_table(outcome.work_queue),
+            dashboard.work_queue_table(outcome.work_queue, outcome.open_items),
             dashboard.nudge_table(tallies),
             dashboard.dead_letter_table(outcome.dead_letters, self._metrics.dead_letters),
+            dashboard.account_table(account(self._published, self._metrics)),
             dashboard.figure_table(self._figures()),
         )
         results = checks(self._published, self._metrics, self._settled_us is not None, outcome, tallies)
-        self._console.print(dashboard.check_table(results))
-        problems = [check.problem for check in results if not check.holds]
-        for problem in problems:
-            print(f"run_local.sh: {problem}", file=sys.stderr)
+        for table in (*tables, dashboard.check_table(results)):
+            self._console.print("", table)
         if self._options.keep:
-            self._say("kept", str(self._folder))
-        return not problems
+            self._console.print(f"\nEverything is kept in {self._folder}", soft_wrap=True)
+        failed = sum(not check.holds for check in results)
+        if failed:
+            print(f"run_local.sh: {failed} of {len(results)} checks failed; they say why.", file=sys.stderr)
+        return not failed
 
     def _await_nudges(self) -> None:
         generated = sum(self._metrics.nudges.values())
