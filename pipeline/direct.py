@@ -196,7 +196,7 @@ class _Subscription:
         self._answerer.start()
 
     def stop(self) -> None:
-        """Acknowledges what may be; gives the rest back, so that whoever reads next has it at once."""
+        """Acknowledges what may be, and gives back the rest: the next reader need not wait for it."""
         with self._changed:
             self._stopped.set()
             self._changed.notify_all()
@@ -314,8 +314,10 @@ class _Subscription:
         try:
             retry(call)(subscription=self._path, **arguments, retry=None, timeout=_REQUEST_SECONDS)
         except Exception as error:
-            # Not the end of the pipeline: they are delivered again, and dropped as duplicates.
-            _LOGGER.warning(
+            # Not the end of the pipeline: they are delivered again, and dropped as duplicates. After the
+            # end of the pipeline, whoever runs the emulator may have ended it as well.
+            _LOGGER.log(
+                logging.DEBUG if self._stopped.is_set() else logging.WARNING,
                 "%s: %s failed for %d messages (%s); they will be delivered again.",
                 self._path,
                 method,

@@ -2,7 +2,6 @@
 
 import argparse
 import glob
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -17,13 +16,10 @@ from apache_beam.options.pipeline_options import (
     _BeamArgumentParser,
 )
 
+from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
 from transforms.consent import CONSENT_MODES
 from transforms.policy import Policy, policy_from
 from transforms.projection import Settings
-
-_SUBSCRIPTION = re.compile(r"projects/[a-z][-a-z0-9:.]{4,61}[a-z0-9]/subscriptions/[A-Za-z][-\w.~+%]{2,254}")
-_TOPIC = re.compile(r"projects/[a-z][-a-z0-9:.]{4,61}[a-z0-9]/topics/[A-Za-z][-\w.~+%]{2,254}")
-_DATASET = re.compile(r"[a-z][-a-z0-9:.]{4,61}[a-z0-9]\.\w{1,1024}")
 
 # Pub/Sub keeps messages for 31 days at the most.
 MAX_REBUILD_DAYS = 31
@@ -186,21 +182,27 @@ def _problems(options: RehabOptions) -> Iterator[str]:
 def _source_problems(options: RehabOptions) -> Iterator[str]:
     if options.is_bounded and options.subscriptions:
         yield "--input_files cannot go with a subscription: a run reads either files or Pub/Sub."
-    if not options.is_bounded and not options.subscriptions:
-        yield "There is nothing to read: give --primary_subscription (and --secondary_subscription), or --input_files."
     if options.is_bounded and options.view_as(StandardOptions).streaming:
         yield "--streaming cannot go with --input_files: a run over files is bounded."
-    if options.secondary_subscription and not options.primary_subscription:
+    yield from _file_problems(options) if options.is_bounded else _subscription_problems(options)
+
+
+def _file_problems(options: RehabOptions) -> Iterator[str]:
+    for pattern in options.input_patterns:
+        if "://" not in pattern and not glob.glob(pattern, recursive=True):
+            yield f"--input_files: no file matches {pattern}."
+
+
+def _subscription_problems(options: RehabOptions) -> Iterator[str]:
+    if not options.subscriptions:
+        yield "There is nothing to read: give --primary_subscription, or --input_files."
+    elif not options.primary_subscription:
         yield "--secondary_subscription needs --primary_subscription."
-    if options.primary_subscription and options.primary_subscription == options.secondary_subscription:
+    elif options.primary_subscription == options.secondary_subscription:
         yield "--primary_subscription and --secondary_subscription must not be the same."
     for role, subscription in options.subscriptions.items():
-        if not _SUBSCRIPTION.fullmatch(subscription):
+        if not SUBSCRIPTION.fullmatch(subscription):
             yield f"--{role}_subscription must have the form projects/PROJECT/subscriptions/NAME."
-    if options.is_bounded:
-        for pattern in options.input_patterns:
-            if "://" not in pattern and not glob.glob(pattern, recursive=True):
-                yield f"--input_files: no file matches {pattern}."
 
 
 def _sink_problems(options: RehabOptions) -> Iterator[str]:
@@ -212,9 +214,9 @@ def _sink_problems(options: RehabOptions) -> Iterator[str]:
         yield "--nudge_topic cannot go with --input_files: a bounded run writes nudges to --output_dir."
     if not options.nudge_topic and not options.is_bounded:
         yield "--nudge_topic is required with a subscription: without it nudges would be lost."
-    if options.nudge_topic and not _TOPIC.fullmatch(options.nudge_topic):
+    if options.nudge_topic and not TOPIC.fullmatch(options.nudge_topic):
         yield "--nudge_topic must have the form projects/PROJECT/topics/NAME."
-    if options.dataset and not _DATASET.fullmatch(options.dataset):
+    if options.dataset and not DATASET.fullmatch(options.dataset):
         yield "--dataset must have the form PROJECT.DATASET."
 
 

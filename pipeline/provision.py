@@ -22,6 +22,7 @@ from google.cloud.bigquery import Client, Dataset, SchemaField, Table, TimeParti
 from google.pubsub_v1.types import ExpirationPolicy, Subscription, Topic
 
 from pipeline import clients
+from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
 
 TABLES = ("adherence", "quality", "work_queue", "consents", "dead_letters")
 
@@ -34,11 +35,6 @@ _RETENTION = timedelta(days=31)
 # comes back within a minute. A late acknowledgement costs a redelivery, which is dropped as a duplicate.
 _ACK_SECONDS = 60
 
-_PROJECT = r"(?P<project>[a-z][-a-z0-9:.]{4,61}[a-z0-9])"
-_RESOURCE_NAME = r"[A-Za-z][-\w.~+%]{2,254}"
-_TOPIC = re.compile(rf"projects/{_PROJECT}/topics/{_RESOURCE_NAME}", re.ASCII)
-_SUBSCRIPTION = re.compile(rf"projects/{_PROJECT}/subscriptions/{_RESOURCE_NAME}", re.ASCII)
-_DATASET = re.compile(rf"{_PROJECT}\.\w{{1,1024}}", re.ASCII)
 _LOCATION = re.compile(r"[A-Za-z][-A-Za-z0-9]*", re.ASCII)
 
 Report = Callable[[str], None]
@@ -86,12 +82,12 @@ def provision(resources: Resources, location: str | None = None, report: Report 
 
 def _problems(resources: Resources, location: str | None) -> Iterator[str]:
     for name in ("primary_topic", "secondary_topic", "nudge_topic"):
-        if not _TOPIC.fullmatch(getattr(resources, name)):
+        if not TOPIC.fullmatch(getattr(resources, name)):
             yield f"--{name} must have the form projects/PROJECT/topics/NAME."
     for name in ("primary_subscription", "secondary_subscription"):
-        if not _SUBSCRIPTION.fullmatch(getattr(resources, name)):
+        if not SUBSCRIPTION.fullmatch(getattr(resources, name)):
             yield f"--{name} must have the form projects/PROJECT/subscriptions/NAME."
-    if not _DATASET.fullmatch(resources.dataset):
+    if not DATASET.fullmatch(resources.dataset):
         yield "--dataset must have the form PROJECT.DATASET."
     if resources.primary_subscription == resources.secondary_subscription:
         yield "--primary_subscription and --secondary_subscription must not be the same."

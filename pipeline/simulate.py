@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import signal
 import sys
 import threading
@@ -20,10 +19,9 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud.pubsub_v1 import PublisherClient
 
 from pipeline import clients
+from pipeline.names import TOPIC
 from pipeline.simulation import Emission, Scenario, simulate
 from transforms.times import to_micros, to_rfc3339
-
-_TOPIC = re.compile(r"projects/[a-z][-a-z0-9:.]{4,61}[a-z0-9]/topics/[A-Za-z][-\w.~+%]{2,254}")
 
 _TICK_SECONDS = 0.05
 _REPORT_SECONDS = 0.5
@@ -176,7 +174,11 @@ class _Parser(argparse.ArgumentParser):
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """The checked arguments of a command line. Raises SimulateError."""
-    parser = _Parser(prog="python -m pipeline.simulate", description=__doc__, allow_abbrev=False)
+    parser = _Parser(
+        prog="python -m pipeline.simulate",
+        description="Publishes the events of simulated patients, or writes them to a file.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--primary_topic", help="Where most events go, projects/PROJECT/topics/NAME.")
     parser.add_argument("--secondary_topic", help="Where the others go.")
     parser.add_argument("--output_file", type=Path, help="Instead of topics: JSON lines, written at once.")
@@ -218,7 +220,7 @@ def _destination_problems(options: argparse.Namespace) -> Iterator[str]:
     if not options.output_file and not all(topics.values()):
         yield "Events need somewhere to go: give --primary_topic and --secondary_topic, or --output_file."
     for role, topic in topics.items():
-        if topic and not _TOPIC.fullmatch(topic):
+        if topic and not TOPIC.fullmatch(topic):
             yield f"--{role}_topic must have the form projects/PROJECT/topics/NAME."
 
 

@@ -2,14 +2,19 @@
 
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.io import WriteToPubSub, WriteToText
 from apache_beam.io.gcp.pubsub import PubsubMessage
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
-from pipeline.bigquery import TableWriter
+from pipeline.bigquery import Rejection, TableWriter
 from pipeline.clients import publisher
 from pipeline.options import RehabOptions, runner_name
 from transforms.batching import Batch, newest_versions
@@ -20,6 +25,7 @@ from transforms.rows import Row
 from transforms.telemetry import count, observe, observe_latency
 
 PUBLISH_TIMEOUT_SECONDS = 600
+WRITES_SIDE_BY_SIDE = 4
 
 
 class WriteTable(beam.PTransform[Any, Any]):
@@ -50,8 +56,19 @@ class WriteTable(beam.PTransform[Any, Any]):
         )
 
 
+class _Pending(NamedTuple):
+    """A batch on its way; the future gives the rejections and when the write began and ended, in seconds."""
+
+    rows: list[Row]
+    timestamp: Timestamp
+    outcome: Future[tuple[list[Rejection], float, float]]
+
+
 class WriteBatch(beam.DoFn):
-    """(shard, rows as tuples) → DeadLetter for each row that BigQuery refuses."""
+    """(shard, rows as tuples) → DeadLetter for each row that BigQuery refuses.
+
+    A bundle's batches are written side by side; the bundle ends when all of them are acknowledged.
+    """
 
     def __init__(self, dataset: str, table: str, last_resort: bool = False) -> None:
         """`dataset` is PROJECT.DATASET."""
@@ -61,26 +78,48 @@ class WriteBatch(beam.DoFn):
 
     def setup(self) -> None:
         self._writer = TableWriter(self._dataset, self._table)
+        self._threads = ThreadPoolExecutor(WRITES_SIDE_BY_SIDE, thread_name_prefix=f"write {self._table}")
 
-    def process(self, batch: tuple[int, Iterable[tuple[Any, ...]]]) -> Iterator[DeadLetter]:
+    def start_bundle(self) -> None:
+        self._pending: deque[_Pending] = deque()
+
+    def process(
+        self, batch: tuple[int, Iterable[tuple[Any, ...]]], timestamp: Any = beam.DoFn.TimestampParam
+    ) -> Iterator[DeadLetter]:
+        if len(self._pending) == WRITES_SIDE_BY_SIDE:
+            yield from self._settle(self._pending.popleft())
         rows = [Row(*row) for row in batch[1]]
-        started = time.time()
+        self._pending.append(_Pending(rows, timestamp, self._threads.submit(self._write, rows)))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        while self._pending:
+            pending = self._pending.popleft()
+            for letter in self._settle(pending):
+                yield WindowedValue(letter, pending.timestamp, (GlobalWindow(),))
+
+    def teardown(self) -> None:
+        self._threads.shutdown()
+
+    def _write(self, rows: list[Row]) -> tuple[list[Rejection], float, float]:
+        began = time.time()
         rejections = self._writer.write(newest_versions(rows))
-        ended = time.time()
-        observe("write_ms", int((ended - started) * 1000))
+        return rejections, began, time.time()
+
+    def _settle(self, pending: _Pending) -> Iterator[DeadLetter]:
+        rejections, began, ended = pending.outcome.result()
+        observe("write_ms", int((ended - began) * 1000))
         count(f"batch.processed.{self._table}")
-        observe(f"batch.size.{self._table}", len(rows))
-        for row in rows:
+        observe(f"batch.size.{self._table}", len(pending.rows))
+        for row in pending.rows:
             observe_latency(max(0, int(ended * 1000 - row.publish_us / 1000)))
         if rejections and self._last_resort:
             raise RuntimeError(
                 f"BigQuery refuses rows of {self._table} ({rejections[0].error}): "
                 "its schema is not this release's; run pipeline.provision."
             )
-        for rejection in rejections:
-            row = rejection.row
+        for row, error in rejections:
             message = Message(row.body, {"table": self._table}, "", "", row.publish_us)
-            yield DeadLetter("write_rejected", f"Write {self._table}", rejection.error, message)
+            yield DeadLetter("write_rejected", f"Write {self._table}", error, message)
 
 
 def _line(written: Row | Nudge) -> str:

@@ -1,4 +1,4 @@
-"""The graph's pure parts wired by hand: what the steps do to events, without Beam, thousands of times a second."""
+"""The graph's pure parts wired by hand: what the steps do to events, fast and without Beam."""
 
 import json
 from collections import defaultdict

@@ -25,7 +25,7 @@ class _Thresholds(BaseModel):
 
 
 class MissedSessions(_Thresholds):
-    """A nudge after a gap of more than `gap_days`; an alert after `silent_days` full days without a session."""
+    """A nudge after a gap of more than `gap_days`; an alert after `silent_days` full days of silence."""
 
     gap_days: int = Field(3, ge=1, le=27)
     silent_days: int = Field(2, ge=1, le=27)
@@ -59,7 +59,7 @@ class SessionQuality(_Thresholds):
 
 
 class QualityDegradation(_Thresholds):
-    """A 7-day average under `average`, or `critical_percent` of critical repetitions, of at least `min_reps`."""
+    """A 7-day average under `average`, or `critical_percent` of critical ones, of `min_reps` or more."""
 
     average: float = Field(0.70, ge=0, le=1)
     critical_percent: float = Field(30, ge=0, le=100)
@@ -311,7 +311,7 @@ class FindingLedger:
         return ledger
 
     def spaced(self, candidates: Iterable[Finding]) -> list[Finding]:
-        """Of one rule's candidates since the horizon, in order of time, those that its `repeat_days` lets through."""
+        """Of one rule's candidates since the horizon, by time, those that its `repeat_days` lets through."""
         chosen = []
         last_day: int | None = None
         for finding in candidates:

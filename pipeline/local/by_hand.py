@@ -1,42 +1,48 @@
 """How to use a local run that stays up: commands to copy into another terminal."""
 
-import json
-import shlex
+from string import Template
 
 from pipeline.local.places import PROJECT, Places
 
-PATIENT = "by-hand"
 
-_EVENT = (
-    f'{{"event_id":"by-hand-\'$(date +%s)\'","kind":"exercise_session","subject_id":"{PATIENT}",'
-    '"body":{"completion_status":"completed","duration_minutes":20,"overall_quality":0.45,"pain_level":8}}'
-)
+class _Command(Template):
+    # A dollar sign is the shell's.
+    delimiter = "@"
+
+
+_EVENT = """\
+EVENT='{"event_id": "by-hand-'$(date +%s)'", "kind": "exercise_session", "subject_id": "by-hand",
+  "body": {"completion_status": "completed", "duration_minutes": 20, "overall_quality": 0.45,
+  "pain_level": 8}}'"""
+_CURL = """\
+curl -s http://@pubsub/v1/@topic:publish \\
+  -H 'Content-Type: application/json' \\
+  -d '{"messages": [{"data": "'$(printf %s "$EVENT" | base64 | tr -d '\\n')'"}]}'"""
+_GCLOUD = """\
+CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true \\
+  CLOUDSDK_API_ENDPOINT_OVERRIDES_PUBSUB=http://@pubsub/ \\
+  gcloud pubsub topics publish @topic --message "$EVENT\""""
 _QUERY = """\
-SELECT priority, item_type, description, status FROM `{dataset}.work_queue_current` \
-WHERE patient_id = "{patient}" ORDER BY priority"""
+curl -s @bigquery/bigquery/v2/projects/@project/queries \\
+  -H 'Content-Type: application/json' \\
+  -d '{"useLegacySql": false,
+  "defaultDataset": {"projectId": "@project", "datasetId": "@dataset"},
+  "query": "SELECT description, status FROM work_queue_current WHERE patient_id = \\"by-hand\\""}'"""
 
 
 def commands(places: Places) -> dict[str, str]:
-    """Shell commands by what they do; the first one sets the event that the others publish."""
-    topic = places.resources.primary_topic
-    query = _QUERY.format(dataset=places.resources.dataset, patient=PATIENT)
-    body = json.dumps({"useLegacySql": False, "query": query})
-    return {
-        "An event: a session with severe pain": f"EVENT='{_EVENT}'",
-        "Publish it with curl": (
-            "curl -s -H 'Content-Type: application/json' "
-            f"http://{places.pubsub}/v1/{topic}:publish \\\n"
-            '  -d \'{"messages":[{"data":"\'$(printf %s "$EVENT" | base64 | tr -d \'\\n\')\'"}]}\''
-        ),
-        "or with gcloud": (
-            f"CLOUDSDK_API_ENDPOINT_OVERRIDES_PUBSUB=http://{places.pubsub}/ "
-            "CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true \\\n"
-            f"  gcloud pubsub topics publish {topic.rpartition('/')[2]} --project {PROJECT} "
-            '--message "$EVENT"'
-        ),
-        "See what became of it": (
-            f"curl -s -H 'Content-Type: application/json' "
-            f"{places.bigquery}/bigquery/v2/projects/{PROJECT}/queries \\\n"
-            f"  -d {shlex.quote(body)}"
-        ),
+    """Shell commands by what they do; the first one sets the event that the next ones publish."""
+    texts = {
+        "An event: a session with severe pain": _EVENT,
+        "Publish it with curl": _CURL,
+        "or with gcloud": _GCLOUD,
+        "See what became of it": _QUERY,
     }
+    values = {
+        "pubsub": places.pubsub,
+        "topic": places.resources.primary_topic,
+        "bigquery": places.bigquery,
+        "project": PROJECT,
+        "dataset": places.resources.dataset.rpartition(".")[2],
+    }
+    return {title: _Command(text).substitute(values) for title, text in texts.items()}

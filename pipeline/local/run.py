@@ -191,6 +191,8 @@ class LocalRun:
             while not self._settled_us and time.monotonic() - moved < _STANDSTILL_SECONDS:
                 if self._look():
                     moved = time.monotonic()
+                if not self._published.events:
+                    started = time.monotonic()
                 self._check_job()
                 self._check_simulator()
                 self._settled_us = settling.update(self._published, self._metrics)
@@ -275,7 +277,7 @@ class LocalRun:
 
     def serve(self) -> None:
         """Stays up, saying what goes through, until it is stopped. Raises LocalRunError if the job dies."""
-        self._console.print("[bold]The stream stays up; Ctrl-C ends it.[/] In another terminal:\n")
+        self._console.print("\n[bold]The stream stays up; Ctrl-C ends it.[/] In another terminal:\n")
         for title, command in commands(self._places).items():
             self._console.print(title, style="dim")
             # In one piece, so that it can be copied.

@@ -1,0 +1,62 @@
+"""What a job that runs in this process needs from Google, looked for before it starts."""
+
+from collections.abc import Callable, Iterator
+
+from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound, RetryError
+from google.auth.exceptions import GoogleAuthError
+from google.cloud.bigquery.retry import DEFAULT_RETRY
+from requests.exceptions import ConnectionError as HttpConnectionError
+
+from pipeline.clients import bigquery, publisher, subscriber
+from pipeline.options import RehabOptions
+from pipeline.provision import TABLES
+
+# Long enough for a hiccup, short enough for whoever waits at the prompt.
+_SECONDS = 20.0
+
+
+class PreflightError(Exception):
+    """Something that the job needs is not there; the message is one sentence for the operator."""
+
+
+def check(options: RehabOptions) -> None:
+    """Looks for the tables, topic and subscriptions of checked options. Raises PreflightError.
+
+    Without them a running job would wait for minutes, because BigQuery does not see a table during
+    the first moments after its creation, or fail in the middle of a bundle.
+    """
+    for name, look in _needs(options):
+        try:
+            look()
+        except NotFound:
+            raise PreflightError(
+                f"The {name} does not exist: create it with `python -m pipeline.provision`."
+            ) from None
+        except Forbidden:
+            # The right to use a thing does not imply the right to look at it.
+            continue
+        except (GoogleAPICallError, GoogleAuthError, HttpConnectionError, RetryError) as error:
+            raise PreflightError(f"The {name} cannot be reached ({type(error).__name__}).") from None
+
+
+def _needs(options: RehabOptions) -> Iterator[tuple[str, Callable[[], object]]]:
+    for subscription in options.subscriptions.values():
+        yield f"subscription {subscription}", _subscription(subscription)
+    if options.nudge_topic:
+        yield f"topic {options.nudge_topic}", _topic(options.nudge_topic)
+    for table in TABLES if options.dataset else ():
+        yield f"table {options.dataset}.{table}", _table(options.dataset, table)
+
+
+def _subscription(path: str) -> Callable[[], object]:
+    return lambda: subscriber().get_subscription(subscription=path, timeout=_SECONDS)
+
+
+def _topic(path: str) -> Callable[[], object]:
+    return lambda: publisher().get_topic(topic=path, timeout=_SECONDS)
+
+
+def _table(dataset: str, table: str) -> Callable[[], object]:
+    client = bigquery(dataset.rpartition(".")[0])
+    retry = DEFAULT_RETRY.with_timeout(_SECONDS)
+    return lambda: client.get_table(f"{dataset}.{table}", retry=retry, timeout=_SECONDS)
