@@ -24,6 +24,7 @@ if not beam.__version__.startswith("2.77."):
         " install apache-beam[gcp]==2.77.0."
     )
 
+import grpc
 from apache_beam import coders
 from apache_beam.internal import pickler
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -45,11 +46,13 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils import counters
 from apache_beam.utils.timestamp import Timestamp
 from google.api_core import exceptions
+from google.api_core.gapic_v1 import routing_header
 from google.api_core.retry import Retry
 from google.auth.exceptions import TransportError
-from google.pubsub_v1.types import PullResponse
+from google.pubsub_v1.types import PullRequest, PullResponse
 
 from pipeline.clients import subscriber
+from pipeline.errors import OperatorError
 from transforms.message import Message
 from transforms.times import MICROS
 
@@ -92,8 +95,8 @@ _TRANSIENT = (
 )
 
 
-class SubscriptionError(Exception):
-    """A subscription cannot be read; the message is one sentence for the operator."""
+class SubscriptionError(OperatorError):
+    """A subscription cannot be read."""
 
 
 @beam.typehints.with_output_types(Message)
@@ -187,6 +190,7 @@ class _Subscription:
         self._waiting_bytes = 0
         self._settled: list[str] = []
         self._stopped = threading.Event()
+        self._call: Any = None
         self._puller = threading.Thread(target=self._pull_forever, name=f"pull {self._path}", daemon=True)
         self._answerer = threading.Thread(target=self._answer, name=f"answer {self._path}", daemon=True)
 
@@ -200,7 +204,9 @@ class _Subscription:
         with self._changed:
             self._stopped.set()
             self._changed.notify_all()
-        self._answerer.join(_STOP_SECONDS)
+            if self._call:
+                self._call.cancel()
+        self._answerer.join(2 * _STOP_SECONDS)
 
     def waiting(self) -> int:
         """How many messages the pipeline has not asked for yet."""
@@ -213,14 +219,15 @@ class _Subscription:
 
     def take(self, now: float) -> list[Message]:
         """Up to MAX_MESSAGES, when the runner asks at `now`."""
-        settled = self._ledger.turn(now)
         with self._changed:
-            self._settled += settled
+            if self._stopped.is_set():
+                return []
+            self._settled += self._ledger.turn(now)
             count = min(MAX_MESSAGES, len(self._waiting))
             taken = [self._waiting.popleft() for _ in range(count)]
             self._waiting_bytes -= sum(len(message.payload) for message, _ in taken)
+            self._ledger.add([ack_id for _, ack_id in taken])
             self._changed.notify_all()
-        self._ledger.add([ack_id for _, ack_id in taken])
         return [message for message, _ in taken]
 
     def _pull_forever(self) -> None:
@@ -257,12 +264,22 @@ class _Subscription:
         return retry(self._pull_once)()
 
     def _pull_once(self) -> list[tuple[Message, str]]:
+        request = PullRequest(subscription=self._path, max_messages=MAX_MESSAGES)
+        route = routing_header.to_grpc_metadata({"subscription": self._path})
+        # The client's own method cannot be cancelled, and would take what `stop` gives back.
+        pull: Any = subscriber().transport.pull
+        with self._changed:
+            if self._stopped.is_set():
+                return []
+            self._call = pull.future(request, timeout=_PULL_SECONDS, metadata=[route])
         try:
-            response = subscriber().pull(
-                subscription=self._path, max_messages=MAX_MESSAGES, retry=None, timeout=_PULL_SECONDS
-            )
-        except exceptions.DeadlineExceeded:
+            response = self._call.result()
+        except grpc.FutureCancelledError:
             return []
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return []
+            raise exceptions.from_grpc_error(error) from error
         # The plain protocol buffer: reading the wrapper's fields takes longer than the pull.
         return [self._message(received) for received in PullResponse.pb(response).received_messages]
 
@@ -286,10 +303,11 @@ class _Subscription:
     def _answer(self) -> None:
         while not self._stopped.wait(_ACKNOWLEDGE_EVERY_SECONDS):
             self._acknowledge_settled()
+        self._puller.join(_STOP_SECONDS)
         self._acknowledge_settled()
         with self._changed:
-            waiting = [ack_id for _, ack_id in self._waiting]
-        self._give_back([*self._ledger.held(), *waiting])
+            unfinished = [*self._ledger.held(), *(ack_id for _, ack_id in self._waiting)]
+        self._give_back(unfinished)
 
     def _acknowledge_settled(self) -> None:
         with self._changed:
@@ -689,12 +707,19 @@ class _ParallelExecutor(executor._ExecutorServiceParallelExecutor):
 
     def await_completion(self) -> None:
         try:
-            super().await_completion()
+            if error := self.visible_updates.take().exception:
+                raise error
         finally:
-            self.evaluation_context.stop()
+            # Beam stops nothing when the wait is interrupted.
+            self._stop()
 
     def request_shutdown(self) -> None:
-        super().request_shutdown()
+        self._stop()
+
+    def _stop(self) -> None:
+        self.executor_service.shutdown()
+        for worker in self.executor_service.workers:
+            worker.join(_STOP_SECONDS)
         self.evaluation_context.stop()
 
     def schedule_consumers(self, committed_bundle: Any) -> None:

@@ -18,3 +18,62 @@ from pipeline.options import OptionsError, RehabOptions, parse_options, runner_n
 from pipeline.preflight import check
 from pipeline.rebuild import rebuild
 from pipeline.runners import runner_for
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def launch(options: RehabOptions) -> PipelineResult:
+    """Builds and starts the job of checked options."""
+    pipeline = beam.Pipeline(runner=runner_for(options), options=options)
+    build(pipeline, options)
+    if runner_name(options).endswith("DirectRunner"):
+        check(options)
+    if options.rebuild_days:
+        rebuild(options)
+    return pipeline.run()
+
+
+def run(options: RehabOptions) -> None:
+    """Runs the job; where that is the runner's way (Dataflow), only until it is submitted."""
+    result = launch(options)
+    if not runner_name(options).endswith("DirectRunner"):
+        return
+    with MetricsFile(options.metrics_file, result):
+        result.wait_until_finish()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 2 for options that do not work, 1 for a job that fails, 128 + its number for a signal."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        options = parse_options(sys.argv[1:] if arguments is None else arguments)
+    except OptionsError as error:
+        print(f"pipeline.main: {error}", file=sys.stderr)
+        return 2
+    try:
+        run(options)
+    except Stopped as stop:
+        _LOGGER.info("Stopped; what was not finished will be delivered again.")
+        return 128 + stop.signum
+    except OperatorError as error:
+        print(f"pipeline.main: {error}", file=sys.stderr)
+        return 1
+    except (GoogleAPIError, GoogleAuthError) as error:
+        # The kind of error alone: Google's messages may quote what was sent.
+        print(f"pipeline.main: Google refused ({type(error).__name__}).", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _command() -> None:
+    Interruption()
+    status = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Python would first wait for its threads, and one may be waiting for BigQuery for minutes.
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    _command()

@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
     PipelineOptions,
     StandardOptions,
+    TestOptions,
     _BeamArgumentParser,
 )
 
@@ -144,6 +145,8 @@ def parse_options(arguments: Sequence[str]) -> RehabOptions:
 
     Raises OptionsError for an unknown option, a bad value, or options that contradict each other.
     """
+    if {"--help", "-h"} & set(arguments):
+        RehabOptions(["--help"])
     # Beam ignores flags that it does not know, and a misspelt option would silently have no effect.
     strict = _Parser(add_help=False, allow_abbrev=False)
     for declared in {str(cls): cls for cls in PipelineOptions.__subclasses__()}.values():
@@ -188,6 +191,8 @@ def _source_problems(options: RehabOptions) -> Iterator[str]:
 
 
 def _file_problems(options: RehabOptions) -> Iterator[str]:
+    if not options.input_patterns:
+        yield "--input_files names no file."
     for pattern in options.input_patterns:
         if "://" not in pattern and not glob.glob(pattern, recursive=True):
             yield f"--input_files: no file matches {pattern}."
@@ -241,6 +246,8 @@ def _runner_problems(options: RehabOptions) -> Iterator[str]:
     runner, cloud = runner_name(options), options.view_as(GoogleCloudOptions)
     if options.view_as(DebugOptions).number_of_worker_harness_threads not in (None, options.processors):
         yield "--number_of_worker_harness_threads is set by --processors."
+    if options.rebuild_days and options.view_as(TestOptions).dry_run:
+        yield "--rebuild_days cannot go with --dry_run: the subscriptions would really be sought back."
     if options.metrics_file and not runner.endswith("DirectRunner"):
         yield "--metrics_file needs the DirectRunner: other runners have metrics services of their own."
     if runner.endswith("DataflowRunner"):

@@ -8,6 +8,7 @@ from google.cloud.bigquery.retry import DEFAULT_RETRY
 from requests.exceptions import ConnectionError as HttpConnectionError
 
 from pipeline.clients import bigquery, publisher, subscriber
+from pipeline.errors import OperatorError
 from pipeline.options import RehabOptions
 from pipeline.provision import TABLES
 
@@ -15,12 +16,8 @@ from pipeline.provision import TABLES
 _SECONDS = 20.0
 
 
-class PreflightError(Exception):
-    """Something that the job needs is not there; the message is one sentence for the operator."""
-
-
 def check(options: RehabOptions) -> None:
-    """Looks for the tables, topic and subscriptions of checked options. Raises PreflightError.
+    """Looks for the tables, topic and subscriptions of checked options. Raises OperatorError.
 
     Without them a running job would wait for minutes, because BigQuery does not see a table during
     the first moments after its creation, or fail in the middle of a bundle.
@@ -29,14 +26,14 @@ def check(options: RehabOptions) -> None:
         try:
             look()
         except NotFound:
-            raise PreflightError(
+            raise OperatorError(
                 f"The {name} does not exist: create it with `python -m pipeline.provision`."
             ) from None
         except Forbidden:
             # The right to use a thing does not imply the right to look at it.
             continue
         except (GoogleAPICallError, GoogleAuthError, HttpConnectionError, RetryError) as error:
-            raise PreflightError(f"The {name} cannot be reached ({type(error).__name__}).") from None
+            raise OperatorError(f"The {name} cannot be reached ({type(error).__name__}).") from None
 
 
 def _needs(options: RehabOptions) -> Iterator[tuple[str, Callable[[], object]]]:

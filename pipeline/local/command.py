@@ -26,7 +26,7 @@ examples:
 PUBSUB_EMULATOR_HOST (host:port) and BIGQUERY_EMULATOR_HOST (host:port or URL) name emulators that
 run already; then topics and a dataset of new names are made in them, and left there.
 
-Ends with 0 if everything that is expected came out, 1 if not, 2 for wrong options, 130 after Ctrl-C.
+Ends with 0 if everything expected came out, 1 if not, 2 for wrong options, 130 after Ctrl-C.
 """
 
 
@@ -125,9 +125,10 @@ def _number(text: str, lowest: float, highest: float) -> float:
 
 
 def _integer(text: str, lowest: int, highest: int) -> int:
-    if not text.isascii() or not text.isdecimal() or not lowest <= int(text) <= highest:
+    digits = text if text.isascii() and text.isdecimal() and len(text) < 20 else "-1"
+    if not lowest <= int(digits) <= highest:
         raise argparse.ArgumentTypeError(f"must be a whole number from {lowest:,} to {highest:,}")
-    return int(text)
+    return int(digits)
 
 
 def _keep(text: str) -> Path:

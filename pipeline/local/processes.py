@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STOP_SECONDS = 5.0
 # Some supervisors send a second signal right after the first.
 _REPEAT_SECONDS = 1.0
@@ -31,7 +32,7 @@ class Interruption:
         self._held = 0
         self._pending: int | None = None
         self._raised_at = float("-inf")
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for signum in _SIGNALS:
             # What a caller has chosen to ignore (nohup, a background job) stays ignored.
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 signal.signal(signum, self._on_signal)
@@ -52,7 +53,8 @@ class Interruption:
 
     def ignore(self) -> None:
         """From now on signals have no effect: the run is ending already."""
-        self._held += 1
+        for signum in _SIGNALS:
+            signal.signal(signum, signal.SIG_IGN)
 
     def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
         if self._held:

@@ -1,13 +1,15 @@
 """Both real emulators, for all integration tests, and fresh resources on them for each test."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from pipeline.clients import bigquery, publisher, subscriber
 from pipeline.emulators import bigquery_emulator, pubsub_emulator
 from pipeline.provision import Resources, provision
+from tests.integration.streaming import PATIENT, SECRET, Job
 
 PROJECT = "rehab-local"
 
@@ -59,3 +61,29 @@ def nudge_subscription(provisioned: Resources) -> Iterator[str]:
     subscriber().create_subscription(name=path, topic=provisioned.nudge_topic)
     yield path
     subscriber().delete_subscription(subscription=path)
+
+
+@pytest.fixture
+def start(provisioned: Resources, tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    """Starts jobs over the test's resources, and in the end leaves none; their logs tell of no patient."""
+    jobs: list[Job] = []
+
+    def start_job(*more: str, resources: Resources = provisioned) -> Job:
+        jobs.append(Job(resources, tmp_path / f"job-{len(jobs)}", *more))
+        return jobs[-1]
+
+    yield start_job
+    for job in jobs:
+        job.kill()
+    for job in jobs:
+        log = job.log.read_text()
+        assert PATIENT not in log
+        assert SECRET not in log
+
+
+@pytest.fixture
+def no_silence(tmp_path: Path) -> str:
+    """An option with which no absence falls due within 28 days: the time of day changes no row."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("missed_sessions: {silent_days: 27}\n")
+    return f"--policy_config={policy}"

@@ -1,0 +1,234 @@
+"""`run_local.sh` from the outside: what it prints, how it ends, and that nothing of it stays behind."""
+
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.clients import bigquery
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_SECONDS = 120.0
+MARK = "RUN_LOCAL_TEST"
+TABLES = (
+    "Adherence by patient",
+    "Quality by patient",
+    "Work queue",
+    "Nudges by type",
+    "Dead letters by reason",
+    "Account of events",
+    "Figures",
+    "Checks",
+)
+
+
+class Run:
+    """One `run_local.sh` as a process, with a directory for its temporary files."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
+        self.mark = uuid.uuid4().hex
+        self.output = ""
+        self._grown = threading.Condition()
+        self.process = subprocess.Popen(
+            [ROOT / "run_local.sh", *arguments],
+            cwd=folder,
+            env=without_emulators() | {"TMPDIR": str(self.temporary), MARK: self.mark} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            with self._grown:
+                self.output += line
+                self._grown.notify_all()
+
+    def wait_for(self, text: str) -> None:
+        with self._grown:
+            assert self._grown.wait_for(lambda: text in self.output, PATIENCE_SECONDS), self.output
+
+    def end(self) -> int:
+        status = self.process.wait(PATIENCE_SECONDS)
+        self._reader.join(PATIENCE_SECONDS)
+        return status
+
+    def processes(self) -> list[tuple[int, str]]:
+        """The ids and command lines of all that the run has started, however far it went astray."""
+        # `e` shows the environment, which children inherit.
+        listed = subprocess.run(["ps", "axeww", "-o", "pid=,command="], capture_output=True, text=True)
+        marked = (line.split(maxsplit=1) for line in listed.stdout.splitlines() if self.mark in line)
+        return [(int(pid), command) for pid, command in marked]
+
+
+def without_emulators() -> dict[str, str]:
+    """This process's environment, as if no emulator ran."""
+    named = ("PUBSUB_EMULATOR_HOST", "BIGQUERY_EMULATOR_HOST")
+    return {name: value for name, value in os.environ.items() if name not in named}
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Iterator[list[Run]]:
+    """Where a test puts its runs, so that none outlives it."""
+    started: list[Run] = []
+    yield started
+    for run in started:
+        for pid, _ in run.processes():
+            os.kill(pid, signal.SIGKILL)
+        run.end()
+
+
+def check_gone(run: Run) -> None:
+    assert run.processes() == []
+    assert list(run.temporary.iterdir()) == []
+
+
+def test_a_run_in_emulators_that_run_already(tmp_path: Path, runs: list[Run]) -> None:
+    named = {name: os.environ[name] for name in ("PUBSUB_EMULATOR_HOST", "BIGQUERY_EMULATOR_HOST")}
+    # Enough for the checks of the policy too.
+    run = Run(tmp_path, "--rate=400", "--seconds=5", **named)
+    runs.append(run)
+
+    assert run.end() == 0, run.output
+    for title in TABLES:
+        assert title in run.output
+    assert re.search(r"published +2,000\b", run.output)
+    assert re.search(r"unaccounted for +0\b", run.output)
+    assert "FAILED" not in run.output
+    assert re.search(r"ok +nudges of several kinds arrived: \w+, \w+", run.output)
+    check_gone(run)
+
+    dataset = re.search(r"rehab-local\.rehab_tracking_\w+", run.output)
+    assert dataset
+    tables = {table.table_id for table in bigquery("rehab-local").list_tables(dataset[0])}
+    assert {"adherence", "adherence_current", "dead_letters_current"} <= tables
+
+
+def test_serve_and_keep(tmp_path: Path, runs: list[Run]) -> None:
+    run = Run(tmp_path, "--rate=40", "--seconds=5", "--patients=10", "--serve", "--keep=kept")
+    runs.append(run)
+    run.wait_for("See what became of it")
+    run.wait_for("work_queue_current WHERE")
+    assert "FAILED" not in run.output
+
+    publish, query = commands(run.output)
+    subprocess.run(["bash", "-ec", publish], check=True, capture_output=True)
+    run.wait_for("  processed 1")
+    run.wait_for("nudges received")
+    assert await_rows(query) == {"Severe pain reported", "Session of poor quality"}
+
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 130
+    assert run.output.endswith("Stopped: everything that this run had started has ended.\n")
+    check_gone(run)
+    check_kept(tmp_path / "kept")
+
+
+def commands(output: str) -> tuple[str, str]:
+    """The shell commands that the run has printed: to publish an event, and to query for its results."""
+    _, _, printed = output.partition("An event: a session with severe pain\n")
+    event, _, rest = printed.partition("Publish it with curl\n")
+    publish, _, rest = rest.partition("or with gcloud\n")
+    _, _, query = rest.partition("See what became of it\n")
+    return event + publish, query.partition("\n\n")[0]
+
+
+def await_rows(query: str) -> set[str]:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        answer = subprocess.run(["bash", "-ec", query], check=True, capture_output=True)
+        rows = json.loads(answer.stdout).get("rows", [])
+        if len(rows) >= 2 or time.monotonic() > deadline:
+            return {row["f"][0]["v"] for row in rows}
+        time.sleep(0.2)
+
+
+def check_kept(folder: Path) -> None:
+    adherence, _, _, letters = (
+        read_lines(folder / f"{name}_current.jsonl")
+        for name in ("adherence", "quality", "work_queue", "dead_letters")
+    )
+    assert all(base64.b64decode(row["payload"], validate=True) is not None for row in letters)
+    assert all(re.fullmatch(r"[-\d]{10}T[.:\d]+Z", row["failed_at"]) for row in letters)
+    assert {"nudge_id", "kind", "type", "severity"} <= read_lines(folder / "nudges.jsonl")[0].keys()
+    assert json.loads((folder / "report.json").read_text())["finished"]
+    assert json.loads((folder / "metrics.json").read_text())["counters"]
+    patients = {row["patient_id"] for row in adherence}
+    for log in ("main.log", "simulate.log", "pubsub-emulator.log", "bigquery-emulator.log"):
+        assert not [patient for patient in patients if patient in (folder / log).read_text()]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in path.open()]
+    assert lines
+    return lines
+
+
+@pytest.mark.parametrize("moment", ["Pub/Sub  ", "provisioned  ", "events/s  lag"])
+def test_ctrl_c_ends_everything(tmp_path: Path, runs: list[Run], moment: str) -> None:
+    run = Run(tmp_path, "--rate=20", "--seconds=300")
+    runs.append(run)
+    run.wait_for(moment)
+    assert len(run.processes()) > 1
+
+    run.process.send_signal(signal.SIGINT)
+
+    assert run.end() == 130
+    assert run.output.endswith("Stopped: everything that this run had started has ended.\n")
+    check_gone(run)
+
+
+def test_a_job_that_dies(tmp_path: Path, runs: list[Run]) -> None:
+    run = Run(tmp_path, "--rate=20", "--seconds=300")
+    runs.append(run)
+    run.wait_for("events/s  lag")
+    [job] = [pid for pid, command in run.processes() if "-m pipeline.main" in command]
+
+    os.kill(job, signal.SIGKILL)
+
+    assert run.end() == 1
+    assert "run_local.sh: The job has died" in run.output
+    check_gone(run)
+
+
+def test_without_java(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipeline.local"],
+        cwd=ROOT,
+        env=without_emulators() | {"PATH": "", "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    assert re.fullmatch(r"run_local\.sh: The Pub/Sub emulator needs Java[^\n]+\n", ended.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_emulator_that_is_not_there(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipeline.local"],
+        cwd=ROOT,
+        env=without_emulators() | {"PUBSUB_EMULATOR_HOST": "127.0.0.1:1", "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == "run_local.sh: PUBSUB_EMULATOR_HOST names 127.0.0.1:1, where nothing answers.\n"
+    assert list(tmp_path.iterdir()) == []
