@@ -24,7 +24,6 @@ if not beam.__version__.startswith("2.77."):
         " install apache-beam[gcp]==2.77.0."
     )
 
-import grpc
 from apache_beam import coders
 from apache_beam.internal import pickler
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -46,10 +45,9 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils import counters
 from apache_beam.utils.timestamp import Timestamp
 from google.api_core import exceptions
-from google.api_core.gapic_v1 import routing_header
 from google.api_core.retry import Retry
 from google.auth.exceptions import TransportError
-from google.pubsub_v1.types import PullRequest, PullResponse
+from google.pubsub_v1.types import PullResponse
 
 from pipeline.clients import subscriber
 from pipeline.errors import OperatorError
@@ -190,7 +188,6 @@ class _Subscription:
         self._waiting_bytes = 0
         self._settled: list[str] = []
         self._stopped = threading.Event()
-        self._call: Any = None
         self._puller = threading.Thread(target=self._pull_forever, name=f"pull {self._path}", daemon=True)
         self._answerer = threading.Thread(target=self._answer, name=f"answer {self._path}", daemon=True)
 
@@ -204,8 +201,9 @@ class _Subscription:
         with self._changed:
             self._stopped.set()
             self._changed.notify_all()
-            if self._call:
-                self._call.cancel()
+
+    def join(self) -> None:
+        """Waits until `stop` has done so, but not for long."""
         self._answerer.join(2 * _STOP_SECONDS)
 
     def waiting(self) -> int:
@@ -264,22 +262,12 @@ class _Subscription:
         return retry(self._pull_once)()
 
     def _pull_once(self) -> list[tuple[Message, str]]:
-        request = PullRequest(subscription=self._path, max_messages=MAX_MESSAGES)
-        route = routing_header.to_grpc_metadata({"subscription": self._path})
-        # The client's own method cannot be cancelled, and would take what `stop` gives back.
-        pull: Any = subscriber().transport.pull
-        with self._changed:
-            if self._stopped.is_set():
-                return []
-            self._call = pull.future(request, timeout=_PULL_SECONDS, metadata=[route])
         try:
-            response = self._call.result()
-        except grpc.FutureCancelledError:
+            response = subscriber().pull(
+                subscription=self._path, max_messages=MAX_MESSAGES, retry=None, timeout=_PULL_SECONDS
+            )
+        except exceptions.DeadlineExceeded:
             return []
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                return []
-            raise exceptions.from_grpc_error(error) from error
         # The plain protocol buffer: reading the wrapper's fields takes longer than the pull.
         return [self._message(received) for received in PullResponse.pb(response).received_messages]
 
@@ -303,11 +291,13 @@ class _Subscription:
     def _answer(self) -> None:
         while not self._stopped.wait(_ACKNOWLEDGE_EVERY_SECONDS):
             self._acknowledge_settled()
-        self._puller.join(_STOP_SECONDS)
         self._acknowledge_settled()
         with self._changed:
             unfinished = [*self._ledger.held(), *(ack_id for _, ack_id in self._waiting)]
-        self._give_back(unfinished)
+        if unfinished:
+            self._give_back(unfinished)
+            # A pull that is under way (and cannot be called off) may get them, and gives them back again.
+            self._puller.join(_STOP_SECONDS)
 
     def _acknowledge_settled(self) -> None:
         with self._changed:
@@ -662,6 +652,8 @@ class _EvaluationContext(evaluation_context.EvaluationContext):
         """Ends what `start` and the steps have started; the worker has ended."""
         for subscription in self.subscriptions.values():
             subscription.stop()
+        for subscription in self.subscriptions.values():
+            subscription.join()
         for step in self.steps.values():
             step.runner.teardown()
         self.steps.clear()

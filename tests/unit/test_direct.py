@@ -11,6 +11,7 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from apache_beam.coders import BytesCoder
+from apache_beam.metrics.metric import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.direct.evaluation_context import DirectUnmergedState
 from apache_beam.transforms.timeutil import TimeDomain
@@ -39,6 +40,7 @@ BEAM_DIGESTS = {
     "runners.direct.transform_evaluator": "0b5870d198433f31",
     "runners.direct.util": "3cde744f3a2068a4",
     "runners.direct.watermark_manager": "19973ab0f21c17dc",
+    "runners.worker.statesampler": "4e440fd247da9c84",
     "transforms.trigger": "f88387dc62680671",
     "transforms.userstate": "8df5dfcb8c968d4d",
 }
@@ -255,6 +257,25 @@ def test_a_side_input_is_read(log: str) -> None:
         )
     )
     assert sorted(LOG[log]) == ["a!", "b!", "end", "end"]
+
+
+class Count(beam.DoFn):
+    def process(self, element: str) -> None:
+        Metrics.counter("test", "elements").inc()
+
+    def finish_bundle(self) -> None:
+        Metrics.counter("test", "bundles").inc()
+
+
+def test_metrics_of_all_bundles_add_up() -> None:
+    root = beam.Pipeline(runner=StreamingDirectRunner(), options=PipelineOptions(["--streaming"]))
+    elements(root, ["a"], ["b", "c"], ["d"]) | beam.ParDo(Count())
+    result = root.run()
+    result.wait_until_finish()
+    committed = {
+        counter.key.metric.name: counter.committed for counter in result.metrics().query()["counters"]
+    }
+    assert committed == {"elements": 4, "bundles": 3}
 
 
 class Remember(beam.DoFn):
