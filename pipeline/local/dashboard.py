@@ -193,7 +193,7 @@ def adherence_table(listing: Listing) -> Table:
         "week % >": lambda row: f"{row['adherence_percentage']:.0f}",
         "7 days % >": lambda row: f"{row['rolling_7day_avg']:.0f}",
         "28 days % >": lambda row: f"{row['rolling_28day_avg']:.0f}",
-        "days missed >": lambda row: _or_dash(row["consecutive_missed_days"]),
+        "idle days >": lambda row: _or_dash(row["consecutive_missed_days"]),
         "consent": lambda row: row["consent_status"],
     }
     return _table("Adherence by patient, newest week, lowest first", columns, listing, "patients")
@@ -207,7 +207,7 @@ def quality_table(listing: Listing) -> Table:
         "reps >": lambda row: f"{row['total_reps']:,}",
         "average >": lambda row: _score(row["average_quality"]),
         "median >": lambda row: _score(row["percentile_50"]),
-        "critical % >": lambda row: f"{row['critical_issues_percentage']:.0f}",
+        "crit. % >": lambda row: f"{row['critical_issues_percentage']:.0f}",
         "trend": lambda row: row["quality_trend"],
         "most frequent issue": lambda row: _first_issue(row["form_issue_frequency"]),
     }
@@ -225,7 +225,7 @@ def work_queue_table(listing: Listing, open_items: Mapping[str, int]) -> Table:
         "due (UTC)": lambda row: f"{row['sla_deadline']:%m-%d %H:%M}",
     }
     counts = ", ".join(f"{urgency} {count:,}" for urgency, count in open_items.items())
-    return _table(f"Work queue: open items by priority ({counts})", columns, listing, "open items")
+    return _table(f"Work queue by priority ({counts})", columns, listing, "open items")
 
 
 def nudge_table(tallies: Mapping[NudgeType, Tally]) -> Table:

@@ -118,7 +118,7 @@ def _stream_checks(published: Published, metrics: Metrics, is_settled: bool) -> 
     behind = ", ".join(f"{table} {n:,}" for table, n in metrics.unwritten.items())
     yield Check(
         f"all {rows:,} rows that the projectors emitted are written",
-        rows > 0 and is_settled and not behind,
+        is_settled and not behind,
         f"Only {written:,} of {rows:,} rows are written ({behind or 'and more keep coming'}).",
     )
     faults = ", ".join(f"{reason} {n:,}" for reason, n in metrics.faults.items())

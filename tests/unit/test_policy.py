@@ -241,6 +241,50 @@ def test_degradation_again_after_7_days() -> None:
     assert announced == [0, 7, 14]
 
 
+@pytest.mark.parametrize(
+    ("scores", "is_degraded"),
+    [
+        ([0.69] * 19, False),
+        ([0.69] * 20, True),
+        ([0.7] * 20, False),
+        ([1.0] * 14 + [0.49] * 6, True),
+        ([1.0] * 15 + [0.49] * 5, False),
+        ([1.0] * 14 + [0.5] * 6, False),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_thresholds_of_degradation(scores: list[float], is_degraded: bool) -> None:
+    patient = Patient(Quality(Settings()), at(0, 23))
+    outputs = [rep(patient, at(0) + number * MINUTE_US, score) for number, score in enumerate(scores)]
+    found = [one for output in outputs for one in said(output)]
+    assert (("quality_degradation", "alert", "high") in found) is is_degraded
+
+
+@pytest.mark.parametrize(("score", "wanted"), [(0.85, []), (0.851, [13])])
+@pytest.mark.parametrize("worst_day", [None, 0])
+def test_thresholds_of_improvement(score: float, wanted: list[int], worst_day: int | None) -> None:
+    patient = Patient(Quality(Settings()), at(0))
+    announced = []
+    for day in range(14):
+        patient.now_us = at(day)
+        output = rep(patient, at(day), 0.7 if day == worst_day else score)
+        announced += [day for kind in said(output) if kind == ("quality_improvement", "nudge", "low")]
+    assert announced == ([] if worst_day == 0 else wanted)
+
+
+@pytest.mark.parametrize(
+    ("per_week", "days", "is_low"),
+    [(2, [0, 7], False), (3, [0, 7], True), (2, [0, 6], False), (14, [0, 6], False), (14, [0, 7], True)],
+)
+def test_thresholds_of_low_adherence(per_week: int, days: list[int], is_low: bool) -> None:
+    patient = adherent(at(0), prescribed_sessions_per_week=per_week)
+    found = []
+    for day in days:
+        patient.now_us = at(day)
+        found += said(patient.tell("exercise_session", at(day), done()))
+    assert (("low_weekly_adherence", "alert", "medium") in found) is is_low
+
+
 def test_low_weekly_adherence_again_after_7_days() -> None:
     patient = adherent(at(0))
     announced = []
