@@ -25,7 +25,7 @@ from transforms.work_queue import WorkQueue
 coders.registry.register_coder(Event, EventCoder)
 
 # In how many groups ids are remembered. A group is read whole when one of its ids is looked for, so it should
-# stay small (2**24 groups hold 5 ids each of a day at 1,000 events/s); on one machine, where a run is shorter,
+# stay small (2**24 hold 5 ids each of a day at 1,000 events/s); on one machine, where a run is shorter,
 # what a key costs by itself counts for more.
 DIRECT_SHARDS = 512
 SHARDS = 2**24

@@ -23,14 +23,23 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def launch(options: RehabOptions) -> PipelineResult:
-    """Builds and starts the job of checked options."""
-    pipeline = beam.Pipeline(runner=runner_for(options), options=options)
+    """Builds and starts the job of checked options. Raises OptionsError for what only Beam can tell."""
+    pipeline = _empty_pipeline(options)
     build(pipeline, options)
     if runner_name(options).endswith("DirectRunner"):
         check(options)
     if options.rebuild_days:
         rebuild(options)
     return pipeline.run()
+
+
+def _empty_pipeline(options: RehabOptions) -> beam.Pipeline:
+    try:
+        return beam.Pipeline(runner=runner_for(options), options=options)
+    except (AttributeError, ImportError, ValueError) as error:
+        # No such runner, or Beam's own checks of its options: a heading, then a line for each problem.
+        sentence, _, _ = str(error).splitlines()[-1].partition(". ")
+        raise OptionsError(sentence.rstrip(".") + ".") from None
 
 
 def run(options: RehabOptions) -> None:
@@ -46,12 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 2 for options that do not work, 1 for a job that fails, 128 + its number for a signal."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        options = parse_options(sys.argv[1:] if arguments is None else arguments)
+        run(parse_options(sys.argv[1:] if arguments is None else arguments))
     except OptionsError as error:
         print(f"pipeline.main: {error}", file=sys.stderr)
         return 2
-    try:
-        run(options)
     except Stopped as stop:
         _LOGGER.info("Stopped; what was not finished will be delivered again.")
         return 128 + stop.signum

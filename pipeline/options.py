@@ -2,6 +2,7 @@
 
 import argparse
 import glob
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,8 @@ from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
 from transforms.consent import CONSENT_MODES
 from transforms.policy import Policy, policy_from
 from transforms.projection import Settings
+
+_BUCKET_FOLDER = re.compile(r"gs://[a-z0-9][-_.a-z0-9]+[a-z0-9]/.*")
 
 # Pub/Sub keeps messages for 31 days at the most.
 MAX_REBUILD_DAYS = 31
@@ -243,7 +246,7 @@ def _value_problems(options: RehabOptions) -> Iterator[str]:
 
 
 def _runner_problems(options: RehabOptions) -> Iterator[str]:
-    runner, cloud = runner_name(options), options.view_as(GoogleCloudOptions)
+    runner = runner_name(options)
     if options.view_as(DebugOptions).number_of_worker_harness_threads not in (None, options.processors):
         yield "--number_of_worker_harness_threads is set by --processors."
     if options.rebuild_days and options.view_as(TestOptions).dry_run:
@@ -251,13 +254,22 @@ def _runner_problems(options: RehabOptions) -> Iterator[str]:
     if options.metrics_file and not runner.endswith("DirectRunner"):
         yield "--metrics_file needs the DirectRunner: other runners have metrics services of their own."
     if runner.endswith("DataflowRunner"):
-        for name in ("project", "region", "temp_location"):
-            if not getattr(cloud, name):
-                yield f"--runner=DataflowRunner needs --{name}."
-        for name in ("input_files", "output_dir"):
-            value = getattr(options, name)
-            if value and not all(part.startswith("gs://") for part in value.split(",")):
-                yield f"--{name} must be on Cloud Storage (gs://…) with the DataflowRunner."
+        yield from _dataflow_problems(options)
+
+
+def _dataflow_problems(options: RehabOptions) -> Iterator[str]:
+    cloud = options.view_as(GoogleCloudOptions)
+    for name in ("project", "region", "temp_location"):
+        if not getattr(cloud, name):
+            yield f"--runner=DataflowRunner needs --{name}."
+    for name in ("temp_location", "staging_location"):
+        # Beam would look for a bucket of its own on the network.
+        if not _BUCKET_FOLDER.fullmatch(getattr(cloud, name) or "gs://any/"):
+            yield f"--{name} must have the form gs://BUCKET/FOLDER."
+    for name in ("input_files", "output_dir"):
+        value = getattr(options, name)
+        if value and not all(part.startswith("gs://") for part in value.split(",")):
+            yield f"--{name} must be on Cloud Storage (gs://…) with the DataflowRunner."
 
 
 def _policy(path: str | None) -> Policy:

@@ -14,7 +14,7 @@ SECONDARY = "--secondary_subscription=projects/rehab-local/subscriptions/rehab-s
 TOPIC = "--nudge_topic=projects/rehab-local/topics/rehab-nudges"
 DATASET = "--dataset=rehab-local.rehab_tracking"
 STREAM = [PRIMARY, SECONDARY, TOPIC, DATASET]
-CLOUD = ["--runner=DataflowRunner", "--project=rehab-local", "--region=r", "--temp_location=gs://b/t"]
+CLOUD = ["--runner=DataflowRunner", "--project=rehab-local", "--region=r", "--temp_location=gs://bucket/temp"]
 
 
 @pytest.fixture
@@ -126,6 +126,10 @@ REFUSED_IN_A_STREAM = [
     ([*CLOUD[:1], *CLOUD[2:]], "--project"),
     ([*CLOUD[:2], *CLOUD[3:]], "--region"),
     (CLOUD[:3], "--temp_location"),
+    ([*CLOUD, "--temp_location=/tmp/t"], "--temp_location"),
+    ([*CLOUD, "--temp_location=gs://b/t"], "--temp_location"),
+    ([*CLOUD, "--staging_location=gs://bucket"], "--staging_location"),
+    (["--rebuild_days=3", "--dry_run=True"], "--rebuild_days"),
     ([*CLOUD, "--metrics_file=m.json"], "--metrics_file"),
 ]
 
@@ -256,17 +260,8 @@ def test_a_policy_file_that_cannot_be_read(tmp_path: Path) -> None:
 # --- The command
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        [*STREAM, "--batch_size=0"],
-        [*STREAM, "--no_such_option=1"],
-        [*STREAM, "--policy_config=/missing.yaml"],
-    ],
-    ids=str,
-)
-def test_the_command_says_one_sentence(arguments: list[str]) -> None:
+def lines_of_refusal(arguments: list[str]) -> list[str]:
+    """What the command says of arguments that it refuses."""
     ended = subprocess.run(
         [sys.executable, "-m", "pipeline.main", *arguments],
         capture_output=True,
@@ -277,6 +272,37 @@ def test_the_command_says_one_sentence(arguments: list[str]) -> None:
     )
     assert ended.returncode == 2
     assert ended.stdout == ""
-    (line,) = ended.stderr.splitlines()
-    assert line.startswith("pipeline.main: ")
-    assert line.endswith(".")
+    assert "Traceback" not in ended.stderr
+    lines = ended.stderr.splitlines()
+    assert lines[-1].startswith("pipeline.main: ")
+    assert lines[-1].endswith(".")
+    return lines
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        [*STREAM, "--batch_size=0"],
+        [*STREAM, "--no_such_option=1"],
+        [*STREAM, "--policy_config=/missing.yaml"],
+        [*STREAM, "--runner=Nonsense"],
+        [*STREAM, "--runner=nonsense.Runner"],
+    ],
+    ids=str,
+)
+def test_the_command_says_one_sentence(arguments: list[str]) -> None:
+    assert len(lines_of_refusal(arguments)) == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "wanted"),
+    [
+        ("--job_name=Bad_Name", "Invalid job_name (Bad_Name)"),
+        ("--project=Bad_Name", "Invalid Project ID (Bad_Name)"),
+    ],
+)
+def test_what_only_beam_can_tell(argument: str, wanted: str) -> None:
+    dry = [*STREAM, *CLOUD, "--staging_location=gs://bucket/staging", "--dry_run=True"]
+    # Beam logs on its way there.
+    assert wanted in lines_of_refusal([*dry, argument])[-1]

@@ -1,0 +1,108 @@
+"""The Dataflow job that the same graph becomes."""
+
+from typing import Any
+
+from apache_beam.portability import common_urns
+from apache_beam.portability.api import beam_runner_api_pb2 as protos
+from apache_beam.runners.dataflow.internal import apiclient
+
+from tests.pipeline.conftest import BuildJob
+
+TABLES = ("adherence", "consents", "quality", "work_queue", "dead_letters")
+BATCHES = common_urns.group_into_batches_components.GROUP_INTO_BATCHES.urn
+
+
+def payloads(job: Any, urn: str, message_type: Any) -> dict[str, Any]:
+    """The payloads of the transforms with that urn, by their full names."""
+    return {
+        transform.unique_name: message_type.FromString(transform.spec.payload)
+        for transform in job.proto_pipeline.components.transforms.values()
+        if transform.spec.urn == urn
+    }
+
+
+def environment(job: Any) -> Any:
+    """The job's environment, as the submission would state it."""
+    return apiclient.Environment(
+        proto_pipeline_staged_url="gs://my-bucket/staging/pipeline.pb",
+        packages=[],
+        options=job.options,
+        environment_version="1",
+        proto_pipeline=job.proto_pipeline,
+    ).proto
+
+
+def test_both_subscriptions_are_read_by_pubsubs_own_read(job: Any) -> None:
+    reads = payloads(job, common_urns.composites.PUBSUB_READ.urn, protos.PubSubReadPayload)
+    assert {
+        name: (read.subscription, read.id_attribute, read.with_attributes) for name, read in reads.items()
+    } == {
+        "Read/Read primary/Pull/Read": (
+            "projects/rehab-local/subscriptions/rehab-primary",
+            "event_id",
+            True,
+        ),
+        "Read/Read secondary/Pull/Read": (
+            "projects/rehab-local/subscriptions/rehab-secondary",
+            "event_id",
+            True,
+        ),
+    }
+
+
+def test_one_subscription_is_one_read(build_job: BuildJob) -> None:
+    # The option is stated twice; the last one holds.
+    single = build_job("--secondary_subscription=")
+    assert len(payloads(single, common_urns.composites.PUBSUB_READ.urn, protos.PubSubReadPayload)) == 1
+
+
+def test_rows_are_batched_for_every_table(job: Any) -> None:
+    batches = payloads(job, BATCHES, protos.GroupIntoBatchesPayload)
+    assert {
+        name: (batch.batch_size, batch.max_buffering_duration_millis) for name, batch in batches.items()
+    } == {f"Write {table}/Batch/Group": (100, 1000) for table in TABLES}
+
+
+def test_batches_are_as_the_options_say(build_job: BuildJob) -> None:
+    other = build_job("--batch_size=7", "--batch_timeout_ms=2500")
+    batches = payloads(other, BATCHES, protos.GroupIntoBatchesPayload).values()
+    assert {(batch.batch_size, batch.max_buffering_duration_millis) for batch in batches} == {(7, 2500)}
+
+
+def test_nudges_are_written_to_the_topic(job: Any) -> None:
+    writes = payloads(job, common_urns.composites.PUBSUB_WRITE.urn, protos.PubSubWritePayload)
+    assert [write.topic for write in writes.values()] == ["projects/rehab-local/topics/rehab-nudges"]
+
+
+def test_the_job_is_a_stream_with_ten_processors(job: Any) -> None:
+    assert job.json().count("JOB_TYPE_STREAMING") == 1
+    (pool,) = environment(job).worker_pools
+    assert pool.num_threads_per_worker == 10
+
+
+def test_processors_are_visible_in_the_job(build_job: BuildJob) -> None:
+    (pool,) = environment(build_job("--processors=3")).worker_pools
+    assert pool.num_threads_per_worker == 3
+
+
+def test_nothing_is_pickled_where_keys_are_shuffled(job: Any) -> None:
+    components = job.proto_pipeline.components
+
+    def coders_of(coder_id: str) -> list[str]:
+        inner = components.coders[coder_id].component_coder_ids
+        return [coder_id, *(name for part in inner for name in coders_of(part))]
+
+    shuffled = 0
+    for transform in components.transforms.values():
+        if transform.spec.urn != common_urns.primitives.PAR_DO.urn:
+            continue
+        pardo = protos.ParDoPayload.FromString(transform.spec.payload)
+        if not pardo.state_specs:
+            continue
+        shuffled += 1
+        for collection in transform.inputs.values():
+            # The coder that falls back on pickling.
+            names = coders_of(components.pcollections[collection].coder_id)
+            assert not [name for name in names if "FastPrimitives" in name], transform.unique_name
+    # Deduplication, three projectors and five batches.
+    assert shuffled == 9
