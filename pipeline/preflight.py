@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 
 from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound, RetryError
+from google.api_core.retry import Retry
 from google.auth.exceptions import GoogleAuthError
-from google.cloud.bigquery.retry import DEFAULT_RETRY
 from requests.exceptions import ConnectionError as HttpConnectionError
 
 from pipeline.clients import bigquery, publisher, subscriber
@@ -13,7 +13,8 @@ from pipeline.options import RehabOptions
 from pipeline.provision import TABLES
 
 # Long enough for a hiccup, short enough for whoever waits at the prompt.
-_SECONDS = 20.0
+_SECONDS = 10.0
+_RETRY = Retry(timeout=_SECONDS)
 
 
 def check(options: RehabOptions) -> None:
@@ -33,7 +34,8 @@ def check(options: RehabOptions) -> None:
             # The right to use a thing does not imply the right to look at it.
             continue
         except (GoogleAPICallError, GoogleAuthError, HttpConnectionError, RetryError) as error:
-            raise OperatorError(f"The {name} cannot be reached ({type(error).__name__}).") from None
+            cause = error.cause if isinstance(error, RetryError) else error
+            raise OperatorError(f"The {name} cannot be reached ({type(cause).__name__}).") from None
 
 
 def _needs(options: RehabOptions) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -46,14 +48,13 @@ def _needs(options: RehabOptions) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def _subscription(path: str) -> Callable[[], object]:
-    return lambda: subscriber().get_subscription(subscription=path, timeout=_SECONDS)
+    return lambda: subscriber().get_subscription(subscription=path, retry=_RETRY, timeout=_SECONDS)
 
 
 def _topic(path: str) -> Callable[[], object]:
-    return lambda: publisher().get_topic(topic=path, timeout=_SECONDS)
+    return lambda: publisher().get_topic(topic=path, retry=_RETRY, timeout=_SECONDS)
 
 
 def _table(dataset: str, table: str) -> Callable[[], object]:
     client = bigquery(dataset.rpartition(".")[0])
-    retry = DEFAULT_RETRY.with_timeout(_SECONDS)
-    return lambda: client.get_table(f"{dataset}.{table}", retry=retry, timeout=_SECONDS)
+    return lambda: client.get_table(f"{dataset}.{table}", retry=_RETRY, timeout=_SECONDS)

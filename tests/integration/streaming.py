@@ -41,6 +41,17 @@ _TIMES = {
 }
 
 
+def command(resources: Resources) -> list[str]:
+    """The job's command line over a test's resources."""
+    return [
+        *(sys.executable, "-m", "pipeline.main"),
+        f"--primary_subscription={resources.primary_subscription}",
+        f"--secondary_subscription={resources.secondary_subscription}",
+        f"--nudge_topic={resources.nudge_topic}",
+        f"--dataset={resources.dataset}",
+    ]
+
+
 class Job:
     """`python -m pipeline.main` over a test's resources; ends with `stop` or `kill`."""
 
@@ -49,17 +60,9 @@ class Job:
         self.log = folder / "job.log"
         self._metrics = folder / "metrics.json"
         folder.mkdir()
-        command = [
-            *(sys.executable, "-m", "pipeline.main"),
-            f"--primary_subscription={resources.primary_subscription}",
-            f"--secondary_subscription={resources.secondary_subscription}",
-            f"--nudge_topic={resources.nudge_topic}",
-            f"--dataset={resources.dataset}",
-            f"--metrics_file={self._metrics}",
-            *more,
-        ]
+        arguments = [*command(resources), f"--metrics_file={self._metrics}", *more]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def send(self, signum: signal.Signals) -> int:
         """Sends a signal; gives the exit status."""
@@ -211,7 +214,4 @@ class Nudges:
     def by_type(self) -> Counter[tuple[str, str, str]]:
         """How many there are of each type, kind and severity, as the attributes state them."""
         names = ("type", "kind", "severity")
-        return Counter(
-            tuple(message.attributes[name] for name in names)  # type: ignore[misc]
-            for message in self.messages
-        )
+        return Counter(tuple(message.attributes[name] for name in names) for message in self.messages)

@@ -1,0 +1,159 @@
+"""How the job starts, ends and comes back."""
+
+import signal
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from random import Random
+
+import pytest
+from google.pubsub_v1.types import Subscription
+
+from pipeline.clients import bigquery, subscriber
+from pipeline.provision import Resources
+from tests.integration.conftest import PROJECT
+from tests.integration.streaming import (
+    WAIT_SECONDS,
+    Job,
+    check_views,
+    command,
+    encoded,
+    publish,
+    recent,
+    sessions,
+    view,
+)
+from tests.oracle import Arrival, event_time, parse_time
+from tests.strategies import random_arrivals
+
+Start = Callable[..., Job]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_job_and_the_next_one_goes_on(
+    start: Start, provisioned: Resources, signum: signal.Signals
+) -> None:
+    arrivals = sessions(20)
+    # What waits in a batch is not acknowledged.
+    job = start("--batch_timeout_ms=600000")
+    publish(provisioned.primary_topic, *encoded(arrivals[:10]))
+    publish(provisioned.secondary_topic, *encoded(arrivals[10:]))
+    job.eventually(lambda: processed(job, 20))
+    assert view(provisioned, "adherence") == []
+
+    assert job.send(signum) == 128 + signum
+
+    assert "Traceback" not in job.log.read_text()
+    start().eventually(lambda: check_views(provisioned, arrivals))
+
+
+def processed(job: Job, count: int) -> None:
+    assert job.counter("event.processed.exercise_session") == count
+
+
+def test_a_signal_ends_a_job_that_waits_for_bigquery(start: Start, provisioned: Resources) -> None:
+    job = start()
+    publish(provisioned.primary_topic, *encoded(sessions(1)))
+    job.until_settled(1)
+    # To the job it looks as one that was created a moment ago: it tries again for minutes.
+    bigquery(PROJECT).delete_table(f"{provisioned.dataset}.adherence")
+    publish(provisioned.primary_topic, *encoded(sessions(2)))
+    job.eventually(lambda: said(job, "Writing to adherence again after NotFound"))
+
+    assert job.send(signal.SIGTERM) == 128 + signal.SIGTERM
+
+
+def said(job: Job, text: str) -> None:
+    assert text in job.log.read_text()
+
+
+def test_a_killed_job_is_rebuilt_from_the_events(
+    start: Start, provisioned: Resources, no_silence: str
+) -> None:
+    come_back_soon(provisioned)
+    rng = Random(5)
+    arrivals = of_last_days(recent(random_arrivals(rng, consents="harmless", patients=6)), 18)
+    rng.shuffle(arrivals)
+    middle = len(arrivals) // 2
+    killed = start(no_silence)
+    publish(provisioned.primary_topic, *encoded(arrivals[:middle]))
+    killed.eventually(lambda: some_written(killed))
+    publish(provisioned.secondary_topic, *encoded(arrivals[middle:]))
+    killed.kill()
+
+    job = start(no_silence, "--rebuild_days=28")
+
+    job.until_settled(len(arrivals))
+    job.eventually(lambda: check_views(provisioned, arrivals))
+    assert {row["item_type"] for row in view(provisioned, "work_queue")} >= {"alert", "review"}
+    assert job.counter("event.duplicate") == len(arrivals) - len(distinct(arrivals))
+
+
+def come_back_soon(resources: Resources) -> None:
+    """Has Pub/Sub deliver again what a killed job held after 10 s, its shortest."""
+    for path in (resources.primary_subscription, resources.secondary_subscription):
+        soon = Subscription(name=path, ack_deadline_seconds=10)
+        mask = {"paths": ["ack_deadline_seconds"]}
+        subscriber().update_subscription(request={"subscription": soon, "update_mask": mask})
+
+
+def of_last_days(arrivals: list[Arrival], days: int) -> list[Arrival]:
+    """Those about the last days: findings from before stay as they are in a rebuild."""
+    since = datetime.now(UTC) - timedelta(days=days)
+    return [arrival for arrival in arrivals if began(arrival) >= since]
+
+
+def began(arrival: Arrival) -> datetime:
+    start = arrival.envelope["body"].get("start_time")
+    return min(event_time(arrival), parse_time(start)) if start else event_time(arrival)
+
+
+def distinct(arrivals: list[Arrival]) -> set[str]:
+    return {arrival.envelope["event_id"] for arrival in arrivals}
+
+
+def some_written(job: Job) -> None:
+    assert job.counter("batch.processed.adherence")
+
+
+MISSING = {
+    "primary_subscription": "The subscription {} does not exist",
+    "secondary_subscription": "The subscription {} does not exist",
+    "nudge_topic": "The topic {} does not exist",
+    "dataset": "The table {}.adherence does not exist",
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+@pytest.mark.parametrize("more", [[], ["--rebuild_days=28"]])
+def test_what_is_missing_is_told_in_a_sentence(provisioned: Resources, name: str, more: list[str]) -> None:
+    missing = getattr(provisioned, name) + "_missing"
+    problem = MISSING[name].format(missing)
+    check_refused(
+        provisioned._replace(**{name: missing}),
+        f"{problem}: create it with `python -m pipeline.provision`.",
+        *more,
+    )
+
+
+def test_a_server_that_does_not_answer_is_told_in_a_sentence(
+    provisioned: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as environment:
+        environment.setenv("BIGQUERY_EMULATOR_HOST", "http://127.0.0.1:1")
+        problem = f"The table {provisioned.dataset}.adherence cannot be reached (ConnectionError)."
+        check_refused(provisioned, problem)
+    with monkeypatch.context() as environment:
+        environment.setenv("PUBSUB_EMULATOR_HOST", "127.0.0.1:1")
+        subscription = provisioned.primary_subscription
+        check_refused(provisioned, f"The subscription {subscription} cannot be reached (ServiceUnavailable).")
+
+
+def check_refused(resources: Resources, sentence: str, *more: str) -> None:
+    """Fails unless the job ends by itself, with just that sentence after what it logs."""
+    ended = subprocess.run(
+        [*command(resources), *more], capture_output=True, text=True, check=False, timeout=WAIT_SECONDS
+    )
+    assert ended.stderr.splitlines()[-1:] == [f"pipeline.main: {sentence}"]
+    assert "Traceback" not in ended.stderr + ended.stdout
+    assert ended.returncode == 1
