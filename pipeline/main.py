@@ -12,10 +12,10 @@ from google.auth.exceptions import GoogleAuthError
 
 from pipeline.errors import OperatorError
 from pipeline.graph import build
-from pipeline.local.processes import Interruption, Stopped
 from pipeline.metrics_file import MetricsFile
 from pipeline.options import OptionsError, RehabOptions, parse_options, runner_name
 from pipeline.preflight import check
+from pipeline.processes import Interruption, Stopped
 from pipeline.rebuild import rebuild
 from pipeline.runners import runner_for
 

@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any, NamedTuple
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +15,8 @@ from rich.text import Text
 from pipeline.local.figures import Account, Metrics, Published, account
 
 WIDTH = 100
+# Between a table's columns.
+_GAP = 2
 # What "now" means in rates and lags.
 _RECENT_US = 5_000_000
 _KINDS = ("nudge", "alert", "feedback", "emergency")
@@ -113,7 +115,7 @@ class Progress:
     def panel(self, elapsed: float) -> RenderableType:
         """The state as it stands on a terminal; `elapsed` seconds since the first event was due."""
         sums = account(self._published, self._newest)
-        grid = Table.grid(padding=(0, 6))
+        grid = Table.grid(padding=(0, 3))
         grid.add_row(_events(sums), _rows(self._newest), _nudges(self._newest, self._received))
         now = Text.assemble(
             ("rate ", "dim"),
@@ -176,13 +178,13 @@ def _counts(title: str, counts: Mapping[str, int]) -> Table:
         title=title, title_justify="left", title_style="bold", box=None, show_header=False, padding=0
     )
     table.add_column(min_width=14)
-    table.add_column(justify="right", min_width=10)
+    table.add_column(justify="right", min_width=9)
     for name, count in counts.items():
         table.add_row(Text(name, "dim"), f"{count:,}")
     return table
 
 
-def adherence_table(listing: Listing) -> Table:
+def adherence_table(listing: Listing) -> RenderableType:
     """Each patient's newest week, from rows of `adherence_current`."""
     columns: dict[str, Callable[[Cells], Any]] = {
         "patient": lambda row: row["patient_id"],
@@ -193,28 +195,28 @@ def adherence_table(listing: Listing) -> Table:
         "week % >": lambda row: f"{row['adherence_percentage']:.0f}",
         "7 days % >": lambda row: f"{row['rolling_7day_avg']:.0f}",
         "28 days % >": lambda row: f"{row['rolling_28day_avg']:.0f}",
-        "idle days >": lambda row: _or_dash(row["consecutive_missed_days"]),
+        "days missed >": lambda row: _or_dash(row["consecutive_missed_days"]),
         "consent": lambda row: row["consent_status"],
     }
-    return _table("Adherence by patient, newest week, lowest first", columns, listing, "patients")
+    return _Listed("Adherence by patient, newest week, lowest first", columns, listing, "patients")
 
 
-def quality_table(listing: Listing) -> Table:
+def quality_table(listing: Listing) -> RenderableType:
     """Each patient's exercises, from rows of `quality_current`."""
     columns: dict[str, Callable[[Cells], Any]] = {
         "patient": lambda row: row["patient_id"],
         "exercise": lambda row: row["exercise_id"] or "(none)",
         "reps >": lambda row: f"{row['total_reps']:,}",
-        "average >": lambda row: _score(row["average_quality"]),
+        "mean >": lambda row: _score(row["average_quality"]),
         "median >": lambda row: _score(row["percentile_50"]),
         "crit. % >": lambda row: f"{row['critical_issues_percentage']:.0f}",
         "trend": lambda row: row["quality_trend"],
         "most frequent issue": lambda row: _first_issue(row["form_issue_frequency"]),
     }
-    return _table("Quality by patient and exercise, lowest average first", columns, listing, "exercises")
+    return _Listed("Quality by patient and exercise, lowest mean first", columns, listing, "exercises")
 
 
-def work_queue_table(listing: Listing, open_items: Mapping[str, int]) -> Table:
+def work_queue_table(listing: Listing, open_items: Mapping[str, int]) -> RenderableType:
     """The open items, from rows of `work_queue_current`; `open_items` counts all of them by urgency."""
     columns: dict[str, Callable[[Cells], Any]] = {
         "priority": lambda row: Text(f"{row['priority']} {row['urgency']}", _URGENCY_STYLE[row["urgency"]]),
@@ -225,10 +227,10 @@ def work_queue_table(listing: Listing, open_items: Mapping[str, int]) -> Table:
         "due (UTC)": lambda row: f"{row['sla_deadline']:%m-%d %H:%M}",
     }
     counts = ", ".join(f"{urgency} {count:,}" for urgency, count in open_items.items())
-    return _table(f"Work queue by priority ({counts})", columns, listing, "open items")
+    return _Listed(f"Work queue: open items by priority ({counts})", columns, listing, "open items")
 
 
-def nudge_table(tallies: Mapping[NudgeType, Tally]) -> Table:
+def nudge_table(tallies: Mapping[NudgeType, Tally]) -> RenderableType:
     """What arrived on the nudge topic, by type."""
     order = sorted(tallies, key=lambda key: (_KINDS.index(key.kind), key.type, key.severity))
     rows = [key._asdict() | tallies[key]._asdict() for key in order]
@@ -239,10 +241,10 @@ def nudge_table(tallies: Mapping[NudgeType, Tally]) -> Table:
         "nudges >": lambda row: f"{row['distinct']:,}",
         "messages >": lambda row: f"{row['received']:,}",
     }
-    return _table("Nudges by type, as received from the topic", columns, Listing(rows, len(rows)), "types")
+    return _Listed("Nudges by type, as received from the topic", columns, Listing(rows, len(rows)), "types")
 
 
-def dead_letter_table(listing: Listing, counted: Mapping[str, int]) -> Table:
+def dead_letter_table(listing: Listing, counted: Mapping[str, int]) -> RenderableType:
     """Dead letters by reason: rows of reason, distinct, example; `counted` are the job's own counts."""
     columns: dict[str, Callable[[Cells], Any]] = {
         "reason": lambda row: row["reason"],
@@ -250,10 +252,10 @@ def dead_letter_table(listing: Listing, counted: Mapping[str, int]) -> Table:
         "distinct >": lambda row: f"{row['distinct']:,}",
         "for example": lambda row: _shortened(row["example"], 54),
     }
-    return _table("Dead letters by reason", columns, listing, "reasons")
+    return _Listed("Dead letters by reason", columns, listing, "reasons")
 
 
-def account_table(sums: Account) -> Table:
+def account_table(sums: Account) -> RenderableType:
     """Where the published events went."""
     table = _pairs("Account of events")
     table.columns[1].justify = "right"
@@ -264,7 +266,7 @@ def account_table(sums: Account) -> Table:
     return table
 
 
-def figure_table(figures: Mapping[str, str]) -> Table:
+def figure_table(figures: Mapping[str, str]) -> RenderableType:
     """The run's figures, one a line."""
     table = _pairs("Figures")
     for name, value in figures.items():
@@ -272,7 +274,7 @@ def figure_table(figures: Mapping[str, str]) -> Table:
     return table
 
 
-def check_table(checks: Sequence[Check]) -> Table:
+def check_table(checks: Sequence[Check]) -> RenderableType:
     """What was checked, and how it came out."""
     table = _pairs("Checks")
     for check in checks:
@@ -306,19 +308,38 @@ def milliseconds(value: float | None) -> str:
     return f"{value:,.0f} ms" if value < 1000 else f"{value / 1000:,.2f} s"
 
 
-def _table(title: str, columns: Mapping[str, Callable[[Cells], Any]], listing: Listing, noun: str) -> Table:
-    table = _plain(title)
-    for name in columns:
-        table.add_column(
-            name.removesuffix(" >"), justify="right" if name.endswith(" >") else "left", no_wrap=True
-        )
-    for row in listing.rows:
-        cells = (cell(row) for cell in columns.values())
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
-    rest = listing.total - len(listing.rows)
-    if rest > 0:
-        table.caption = f"and {rest:,} more of {listing.total:,} {noun}"
-    return table
+class _Listed:
+    """A table of as many columns as there is room for: the last ones are the least."""
+
+    def __init__(
+        self, title: str, columns: Mapping[str, Callable[[Cells], Any]], listing: Listing, noun: str
+    ) -> None:
+        """`columns` gives each column's cell for a row; a name that ends with `>` is that of a number."""
+        self._title = title
+        self._columns = {name: [_text(cell(row)) for row in listing.rows] for name, cell in columns.items()}
+        rest = listing.total - len(listing.rows)
+        self._caption = f"and {rest:,} more of {listing.total:,} {noun}" if rest > 0 else None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown: dict[str, list[Text]] = {}
+        room = options.max_width
+        for name, cells in self._columns.items():
+            room -= max(cell.cell_len for cell in (Text(name.removesuffix(" >")), *cells)) + _GAP
+            if room < 0:
+                break
+            shown[name] = cells
+        table = _plain(self._title)
+        table.caption = self._caption
+        for name in shown:
+            justify: JustifyMethod = "right" if name.endswith(" >") else "left"
+            table.add_column(name.removesuffix(" >"), justify=justify, no_wrap=True)
+        for row in zip(*shown.values(), strict=True):
+            table.add_row(*row)
+        yield table
+
+
+def _text(cell: object) -> Text:
+    return cell if isinstance(cell, Text) else Text(str(cell))
 
 
 def _pairs(title: str) -> Table:
@@ -340,6 +361,8 @@ def _plain(title: str) -> Table:
         show_edge=False,
         padding=(0, 1, 0, 0),
         header_style="dim",
+        # A title that is longer than its table would be broken.
+        min_width=len(title),
     )
 
 
@@ -360,7 +383,7 @@ def _or_dash(value: object) -> str:
 
 
 def _first_issue(issues: Sequence[Cells]) -> str:
-    return f"{issues[0]['type']} ({issues[0]['count']})" if issues else "–"
+    return str(issues[0]["type"]) if issues else "–"
 
 
 def _shortened(text: str, length: int) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from google.api_core.exceptions import GoogleAPIError
+from requests import RequestException
 from rich.console import Console
 from rich.live import Live
 
@@ -24,7 +25,7 @@ from pipeline.local.figures import Metrics, Published, Settling, account, read_m
 from pipeline.local.nudges import NudgeReader
 from pipeline.local.outcome import checks, dump_views, read_outcome
 from pipeline.local.places import PROJECT, PlaceError, Places, make_places, named_emulators
-from pipeline.local.processes import Interruption, running
+from pipeline.processes import Interruption, running
 from pipeline.provision import provision
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def run(options: "LocalOptions", stack: ExitStack, interruption: Interruption) -
     except (LocalRunError, PlaceError) as error:
         print(f"run_local.sh: {error}", file=sys.stderr)
         return 1
-    except GoogleAPIError as error:
-        print(f"run_local.sh: an emulator refused a request: {error}", file=sys.stderr)
+    except (GoogleAPIError, RequestException) as error:
+        print(f"run_local.sh: An emulator failed: {type(error).__name__}.", file=sys.stderr)
         return 1
     return 0 if holds else 1
 
@@ -87,26 +88,31 @@ class LocalRun:
     def start(self) -> None:
         """Starts everything, the simulator last.
 
-        Raises LocalRunError or PlaceError for what cannot be started, GoogleAPIError for a refusal.
+        Raises LocalRunError or PlaceError for what cannot be started, GoogleAPIError or
+        RequestException where an emulator fails.
         """
+        self._temporary = self._make_temporary()
         self._folder = self._make_folder()
         self._places = self._start_emulators()
         self._provision()
         self._start_job()
         self._start_simulator()
 
-    def _make_folder(self) -> Path:
-        keep = self._options.keep
-        if keep:
-            try:
-                keep.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise LocalRunError(f"--keep: {keep} cannot be made ({error.strerror}).") from None
-            return keep
+    def _make_temporary(self) -> Path:
         with self._interruption.held():
             folder = Path(tempfile.mkdtemp(prefix="rehab-local-"))
             self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
         return folder
+
+    def _make_folder(self) -> Path:
+        keep = self._options.keep
+        if not keep:
+            return self._temporary
+        try:
+            keep.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LocalRunError(f"--keep: {keep} cannot be made ({error.strerror}).") from None
+        return keep
 
     def _start_emulators(self) -> Places:
         pubsub, bigquery = named_emulators()
@@ -173,7 +179,12 @@ class LocalRun:
         self._say("simulator", f"{options.patients:,} patients over the last 28 days, seed {options.seed}")
 
     def _start_process(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {
+            "PYTHONPATH": str(_ROOT),
+            "PYTHONUNBUFFERED": "1",
+            # What is ended in the middle cannot clear up after itself.
+            "TMPDIR": str(self._temporary),
+        }
         command = [sys.executable, "-m", f"pipeline.{module}", *arguments]
         with self._interruption.held():
             process = running(command, self._folder / f"{module}.log", environment)
@@ -187,9 +198,11 @@ class LocalRun:
         settling = Settling(_CALM_US)
         progress = dashboard.Progress(self._options.rate, self._options.seconds)
         started = moved = time.monotonic()
+        # At a low rate there are long pauses between a patient's uploads.
+        due = started + self._options.seconds
         with self._display() as show:
             while not self._settled_us and time.monotonic() - moved < _STANDSTILL_SECONDS:
-                if self._look():
+                if self._look() or time.monotonic() < due:
                     moved = time.monotonic()
                 if not self._published.events:
                     started = time.monotonic()
@@ -227,7 +240,10 @@ class LocalRun:
         yield show
 
     def report(self) -> bool:
-        """Prints tables, figures and checks; tells whether everything holds. Raises GoogleAPIError."""
+        """Prints tables, figures and checks; tells whether everything holds.
+
+        Raises GoogleAPIError or RequestException where an emulator fails.
+        """
         with self._step("Reading the tables"):
             dataset = self._places.resources.dataset
             client = clients.bigquery(PROJECT)
