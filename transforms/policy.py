@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from transforms.events import REVIEW, Event, ReviewFact
 from transforms.message import Message
-from transforms.telemetry import POLICY, count
 from transforms.times import day_of, to_rfc3339
 
 
@@ -200,9 +199,8 @@ def nudge_id(patient_id: str, finding: Finding) -> str:
 
 
 def announce(subject: Subject, finding: Finding, now_us: int) -> Nudge:
-    """The nudge of a finding; counted."""
+    """The nudge of a finding."""
     rule = RULES[finding.rule]
-    count(f"{rule.kind}.generated.{rule.type}", namespace=POLICY)
     identifier = nudge_id(subject.patient_id, finding)
     attributes = {"nudge_id": identifier, "kind": rule.kind, "type": rule.type, "severity": rule.severity}
     body = attributes | {
@@ -251,7 +249,7 @@ def _review_event(subject: Subject, at_us: int, fact: ReviewFact) -> Event:
         exercise_id="",
         site_id=subject.site_id,
         fact=fact,
-        message=Message(b"", {}, "", "", subject.publish_us),
+        message=Message(fact.context.encode(), {}, "", "", subject.publish_us),
     )
 
 

@@ -1,5 +1,6 @@
 """The stateful step that runs a projector: a patient's events in, rows, nudges and reviews out."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,9 +20,11 @@ from transforms.policy import Nudge
 from transforms.projection import PROCESSED, Cause, Output, PatientState, Projector
 from transforms.rows import Row
 from transforms.tagging import tagged
-from transforms.telemetry import count
+from transforms.telemetry import POLICY, count
 from transforms.times import MICROS
 from transforms.validation import DEAD_LETTERS
+
+_LOGGER = logging.getLogger(__name__)
 
 NUDGES = "nudges"
 REVIEWS = "reviews"
@@ -82,8 +85,6 @@ class Project(beam.DoFn):
         try:
             return self._advance(patient_id, [event], cell, timer)
         except Exception as error:
-            if event.kind not in self._projector.counted_kinds:
-                return []
             # The type alone: an exception's text may quote what it stumbled over.
             problem = f"event: {type(error).__name__} in the projection"
             letter = DeadLetter(
@@ -124,8 +125,13 @@ class Project(beam.DoFn):
         """Projects again because time has passed."""
         now_us = int(self._clock() * MICROS)
         output = Output()
-        state = self._projector.wake(self._projector.state_type.decode(cell.read()), now_us)
-        self._projector.project(state, Cause(patient_id, None, now_us), now_us, output)
+        try:
+            state = self._projector.wake(self._projector.state_type.decode(cell.read()), now_us)
+            self._projector.project(state, Cause(patient_id, None, now_us), now_us, output)
+        except Exception as error:
+            # One patient's state must not stop the stream; the patient's next event brings this up again.
+            _LOGGER.error("%s failed at a timer (%s).", self._projector.tables[0], type(error).__name__)
+            return
         self._keep(state, now_us, cell, timer)
         yield from _tagged(output)
 
@@ -148,6 +154,8 @@ def _consents_first(event: Event) -> tuple[bool, int, str]:
 def _tagged(output: Output) -> list[Any]:
     for table, _ in output.rows:
         count(f"row.projected.{table}")
+    for nudge in output.nudges:
+        count(f"{nudge.attributes['kind']}.generated.{nudge.attributes['type']}", namespace=POLICY)
     return [
         *(TaggedOutput(table, row) for table, row in output.rows),
         *(TaggedOutput(NUDGES, nudge) for nudge in output.nudges),
