@@ -12,14 +12,19 @@ from transforms.times import MICROS
 
 _LOGGER = logging.getLogger(__name__)
 
-# A finding's reasons reach this far back: an absence is told from a session 8 days before it.
+# A finding's reasons reach this far back: an absence is told from a session 8 days before it. Of a patient
+# whose history is older than the events to come, a finding near their beginning could not be proved again.
 _REASONS_DAYS = 9
+_WEEK_DAYS = 7
 
 _WITHDRAW = """
 INSERT INTO `{dataset}.work_queue` ({columns}, visible, version, updated_at, source_event_id)
 SELECT {columns}, FALSE, @version, @now, NULL
 FROM `{dataset}.work_queue_current`
-WHERE item_type = 'review' AND created_at >= @since
+WHERE item_type = 'review' AND created_at >= @start AND (
+  created_at >= @provable
+  OR patient_id NOT IN (SELECT patient_id FROM `{dataset}.adherence` WHERE week_start <= @older)
+)
 """
 _COLUMNS = (
     "item_id, patient_id, therapist_id, site_id, item_type, urgency, priority, description, status, "
@@ -34,20 +39,22 @@ def rebuild(options: RehabOptions) -> None:
     in the work queue for ever.
     """
     now = datetime.now(UTC)
-    if options.dataset and options.rebuild_days > _REASONS_DAYS:
-        _withdraw_findings(options.dataset, now, now - timedelta(days=options.rebuild_days - _REASONS_DAYS))
     start = now - timedelta(days=options.rebuild_days)
+    if options.dataset:
+        _withdraw_findings(options.dataset, now, start)
     for role, subscription in options.subscriptions.items():
         subscriber().seek(request={"subscription": subscription, "time": start})
         _LOGGER.info("%s subscription sought back %d days", role, options.rebuild_days)
 
 
-def _withdraw_findings(dataset: str, now: datetime, since: datetime) -> None:
+def _withdraw_findings(dataset: str, now: datetime, start: datetime) -> None:
     project, _, _ = dataset.partition(".")
     parameters = [
         ScalarQueryParameter("version", "INT64", int(time.time() * MICROS)),
         ScalarQueryParameter("now", "TIMESTAMP", now),
-        ScalarQueryParameter("since", "TIMESTAMP", since),
+        ScalarQueryParameter("start", "TIMESTAMP", start),
+        ScalarQueryParameter("provable", "TIMESTAMP", start + timedelta(days=_REASONS_DAYS)),
+        ScalarQueryParameter("older", "DATE", start.date() - timedelta(days=_WEEK_DAYS)),
     ]
     query = _WITHDRAW.format(dataset=dataset, columns=_COLUMNS)
     bigquery(project).query_and_wait(query, job_config=QueryJobConfig(query_parameters=parameters))

@@ -72,7 +72,7 @@ def test_a_killed_job_is_rebuilt_from_the_events(
 ) -> None:
     come_back_soon(provisioned)
     rng = Random(5)
-    arrivals = of_last_days(recent(random_arrivals(rng, consents="harmless", patients=6)), 18)
+    arrivals = of_last_days(recent(random_arrivals(rng, consents="harmless", patients=6)), 27)
     rng.shuffle(arrivals)
     middle = len(arrivals) // 2
     killed = start(no_silence)
@@ -98,7 +98,7 @@ def come_back_soon(resources: Resources) -> None:
 
 
 def of_last_days(arrivals: list[Arrival], days: int) -> list[Arrival]:
-    """Those about the last days: findings from before stay as they are in a rebuild."""
+    """Those about the last days: what a rebuild of so many days, and one more, can prove again."""
     since = datetime.now(UTC) - timedelta(days=days)
     return [arrival for arrival in arrivals if began(arrival) >= since]
 
