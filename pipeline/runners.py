@@ -9,8 +9,8 @@ from pipeline.options import RehabOptions, runner_name
 def runner_for(options: RehabOptions) -> PipelineRunner:
     """The runner that the options name.
 
-    "DirectRunner" means two machines to Beam, and it would look for a third one on the network first;
-    so the right one is named: the fast one for a bounded run, the one that can stream for a stream.
+    Beam's own "DirectRunner" chooses between two engines, after it has tried to download a third. Here the
+    choice is made at once: the fast engine for a bounded run, the one that can stream for a stream.
     """
     name = runner_name(options)
     if not name.endswith("DirectRunner"):

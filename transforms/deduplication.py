@@ -122,8 +122,4 @@ class Deduplicate(beam.DoFn):
         # A fixed moment of each hour, so that new arrivals do not put it off, and another one for each
         # shard, so that they do not all fire at once.
         offset = shard % _CLEAN_UP_EVERY_SECONDS
-        timer.set(
-            (now - offset) // _CLEAN_UP_EVERY_SECONDS * _CLEAN_UP_EVERY_SECONDS
-            + offset
-            + _CLEAN_UP_EVERY_SECONDS
-        )
+        timer.set(now - (now - offset) % _CLEAN_UP_EVERY_SECONDS + _CLEAN_UP_EVERY_SECONDS)
