@@ -5,7 +5,7 @@ import glob
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 from apache_beam.options.pipeline_options import (
@@ -127,6 +127,12 @@ class RehabOptions(PipelineOptions):
     def job_name(self) -> str:
         """The name under which dead letters are filed."""
         return self.view_as(GoogleCloudOptions).job_name or "rehab-tracking"
+
+    def own(self) -> dict[str, Any]:
+        """The pipeline's own options by name, as they stand."""
+        declared = argparse.ArgumentParser(add_help=False)
+        self._add_argparse_args(declared)
+        return {name: getattr(self, name) for name in vars(declared.parse_args([]))}
 
     def settings(self) -> Settings:
         """What the rules need of the options. Raises OptionsError if the policy file does not work."""

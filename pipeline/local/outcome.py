@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from google.cloud.bigquery import Client
 
 from pipeline.local.dashboard import Check, Listing, NudgeType, Tally, account_sentence
-from pipeline.local.figures import Metrics, Published, account
+from pipeline.local.figures import Published, account
+from pipeline.metrics import Metrics
 
 VIEWS = ("adherence_current", "quality_current", "work_queue_current", "dead_letters_current")
 

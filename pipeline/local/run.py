@@ -21,10 +21,11 @@ from pipeline import clients
 from pipeline.emulators import EmulatorError, bigquery_emulator, pubsub_emulator
 from pipeline.local import dashboard
 from pipeline.local.by_hand import commands
-from pipeline.local.figures import Metrics, Published, Settling, account, read_metrics, read_published
+from pipeline.local.figures import Published, Settling, account, read_metrics, read_published
 from pipeline.local.nudges import NudgeReader
 from pipeline.local.outcome import checks, dump_views, read_outcome
 from pipeline.local.places import PROJECT, PlaceError, Places, make_places, named_emulators
+from pipeline.metrics import Metrics
 from pipeline.processes import Interruption, running
 from pipeline.provision import provision
 

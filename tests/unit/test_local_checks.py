@@ -3,8 +3,9 @@
 import pytest
 
 from pipeline.local.dashboard import Listing, NudgeType, Tally
-from pipeline.local.figures import BROADWAY, POLICY, Metrics, Published, Spread
+from pipeline.local.figures import Published
 from pipeline.local.outcome import Outcome, checks
+from pipeline.metrics import BROADWAY, POLICY, Metrics, Spread
 
 PUBLISHED = Published(events=2000, bad=40, finished=True)
 METRICS = Metrics(
