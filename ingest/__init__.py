@@ -1,0 +1,1 @@
+"""The HTTP API: events in, over HTTP, and how the pipeline is."""

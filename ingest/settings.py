@@ -1,0 +1,136 @@
+"""Every setting of the API, declared once: environment variables with the prefix `REHAB_`."""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.names import TOPIC
+
+PREFIX = "REHAB_"
+
+# RFC 7518 wants a key as long as the hash; a shorter one can be guessed from a single token.
+_MIN_SECRET_BYTES = 32
+
+
+class SettingsError(ValueError):
+    """Settings that do not work, alone or together; the message is one sentence for the operator."""
+
+
+def _topic(value: str) -> str:
+    if not TOPIC.fullmatch(value):
+        raise PydanticCustomError("topic", "must have the form projects/PROJECT/topics/NAME")
+    return value
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value().encode()) < _MIN_SECRET_BYTES:
+        raise PydanticCustomError("secret", f"must have at least {_MIN_SECRET_BYTES} bytes")
+    return value
+
+
+def _file(value: Path) -> Path:
+    if not value.is_file():
+        raise PydanticCustomError("file", "must be the path of a file")
+    return value
+
+
+Topic = Annotated[str, AfterValidator(_topic)]
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
+File = Annotated[Path, AfterValidator(_file)]
+
+
+class Settings(BaseSettings):
+    """What the API is told by its environment; a field's name in capitals, after `REHAB_`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(4000, description="Port to listen on; 0: a free one.")
+    primary_topic: Topic = Field(description="Topic of events, projects/PROJECT/topics/NAME.")
+    secondary_topic: Topic = Field(description="Takes the events while the primary topic does not.")
+    queue_dir: Path = Field(description="Directory on disk for the events that neither topic takes.")
+    queue_max_mb: Annotated[int, Field(ge=1)] = Field(
+        1024, description="Megabytes that may wait there; then events are refused with 429."
+    )
+    publish_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
+        2.0, description="After this a topic counts as not answering."
+    )
+    probe_after_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
+        2.0, description="How long a topic that failed is left alone before it is tried again."
+    )
+    jwt_secret: Secret | None = Field(None, description="Secret of HS256 tokens, at least 32 bytes.")
+    jwt_public_key_file: File | None = Field(None, description="PEM file with the key of RS256 tokens.")
+    jwt_jwks_url: HttpUrl | None = Field(None, description="URL of a JWK set with the keys of RS256 tokens.")
+    jwt_audience: str | None = Field(None, description="The `aud` that a token must have.")
+    jwt_issuer: str | None = Field(None, description="The `iss` that a token must have.")
+    development: bool = Field(
+        False, description="On a loopback address only: makes up a secret and prints a token."
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_key(self) -> Self:
+        keys = [self.jwt_secret, self.jwt_public_key_file, self.jwt_jwks_url]
+        stated = sum(key is not None for key in keys)
+        if stated > 1 or not (stated or self.development):
+            raise PydanticCustomError(
+                "keys",
+                "Exactly one of REHAB_JWT_SECRET, REHAB_JWT_PUBLIC_KEY_FILE and REHAB_JWT_JWKS_URL is needed",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _development_stays_at_home(self) -> Self:
+        if self.development and not _is_loopback(self.host):
+            raise PydanticCustomError(
+                "development", "REHAB_DEVELOPMENT works on a loopback address only, such as 127.0.0.1"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        # A name may resolve to anything, but for this one (RFC 6761).
+        return host == "localhost"
+
+
+def load_settings() -> Settings:
+    """The settings of the environment.
+
+    Raises SettingsError for a value that does not work, for values that contradict each other, and
+    for a name with the prefix that is no setting: misspelt, it would silently have no effect.
+    """
+    known = {variable(name) for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            raise SettingsError(f"{name} is not a setting.")
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError(_sentence(error)) from None
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + field.upper()
+
+
+def _sentence(error: ValidationError) -> str:
+    # The first is enough, and no value is quoted: it may be a secret.
+    detail = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if not detail["loc"]:
+        return f"{detail['msg']}."
+    name = variable(str(detail["loc"][0]))
+    if detail["type"] == "missing":
+        return f"{name} is needed: {_meaning(str(detail['loc'][0]))}"
+    return f"{name}: {detail['msg']}."
+
+
+def _meaning(field: str) -> str:
+    return str(Settings.model_fields[field].description)
