@@ -14,9 +14,10 @@ from secure import (
 )
 from secure.middleware import SecureASGIMiddleware
 
-from ingest import docs, refusals
+from ingest import docs, metrics, refusals
 from ingest.auth import Verifier
 from ingest.settings import Settings
+from ingest.status import router as status
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -25,6 +26,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.verifier = Verifier(settings)
     refusals.install(app)
+    status.install(app, settings)
+    metrics.install(app)
     scripts = docs.install(app)
     # The last one added comes first: what fails anywhere is answered, and every answer has the headers.
     app.add_middleware(refusals.LastResort)

@@ -68,6 +68,12 @@ class Settings(BaseSettings):
     jwt_jwks_url: HttpUrl | None = Field(None, description="URL of a JWK set with the keys of RS256 tokens.")
     jwt_audience: str | None = Field(None, description="The `aud` that a token must have.")
     jwt_issuer: str | None = Field(None, description="The `iss` that a token must have.")
+    metrics_file: Path | None = Field(
+        None, description="File that a job on this machine keeps up to date: its --metrics_file."
+    )
+    job_id: str | None = Field(None, description="Instead, the id of a job on Dataflow.")
+    project: str | None = Field(None, description="Project of that job.")
+    region: str | None = Field(None, description="Region of that job.")
     development: bool = Field(
         False, description="On a loopback address only: makes up a secret and prints a token."
     )
@@ -81,6 +87,14 @@ class Settings(BaseSettings):
                 "keys",
                 "Exactly one of REHAB_JWT_SECRET, REHAB_JWT_PUBLIC_KEY_FILE and REHAB_JWT_JWKS_URL is needed",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_job(self) -> Self:
+        if self.job_id and self.metrics_file:
+            raise PydanticCustomError("job", "REHAB_METRICS_FILE and REHAB_JOB_ID cannot go together")
+        if bool(self.job_id) != bool(self.project) or bool(self.job_id) != bool(self.region):
+            raise PydanticCustomError("job", "REHAB_JOB_ID, REHAB_PROJECT and REHAB_REGION go together")
         return self
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from transforms.times import to_micros
 BROADWAY = "rehab_tracking.broadway."
 POLICY = "rehab_tracking.policy."
 
-_LATENCY = BROADWAY + "event_to_write_ms.le"
+LATENCY = BROADWAY + "event_to_write_ms.le"
 _FAULTS = ("projection_failed", "write_rejected")
 
 
@@ -131,8 +131,8 @@ class Metrics(NamedTuple):
         With `since`, of the rows written after those metrics. Interpolated between the bounds that
         the job counts by; beyond the last bound it is that bound.
         """
-        earlier = since.by(_LATENCY) if since else {}
-        counts = self.by(_LATENCY)
+        earlier = since.by(LATENCY) if since else {}
+        counts = self.by(LATENCY)
         total = counts.pop("inf", 0) - earlier.get("inf", 0)
         if total <= 0:
             return None
