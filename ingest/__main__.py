@@ -4,18 +4,20 @@ import logging
 import sys
 
 import uvicorn
+from google.auth.exceptions import GoogleAuthError
 from pydantic import SecretStr
 
 from ingest.app import create_app
 from ingest.auth import development_token, new_secret
 from ingest.settings import Settings, SettingsError, load_settings
+from ingest.spool import SpoolError
 
 # A supervisor's patience, less the time to write down what Pub/Sub has not confirmed.
 _SHUTDOWN_SECONDS = 8
 
 
 def main() -> int:
-    """The command; 2 for settings that do not work."""
+    """The command; 2 for settings that do not work, 1 for what else keeps it from starting."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = load_settings()
@@ -23,8 +25,11 @@ def main() -> int:
             settings = _with_secret(settings)
         app = create_app(settings)
     except SettingsError as error:
-        print(f"ingest: {error}", file=sys.stderr)
-        return 2
+        return _complain(str(error), 2)
+    except SpoolError as error:
+        return _complain(str(error), 1)
+    except GoogleAuthError:
+        return _complain("Google Cloud needs credentials: run `gcloud auth application-default login`.", 1)
     uvicorn.run(
         app,
         host=settings.host,
@@ -37,6 +42,11 @@ def main() -> int:
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
     return 0
+
+
+def _complain(sentence: str, status: int) -> int:
+    print(f"ingest: {sentence}", file=sys.stderr)
+    return status
 
 
 def _with_secret(settings: Settings) -> Settings:
