@@ -1,5 +1,8 @@
 """The application: everything that answers a request, put together."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
 from secure import (
     CacheControl,
@@ -14,25 +17,55 @@ from secure import (
 )
 from secure.middleware import SecureASGIMiddleware
 
-from ingest import docs, metrics, refusals
+from ingest import docs, events, health, metrics, openapi, refusals
 from ingest.auth import Verifier
+from ingest.outbox import Outbox
+from ingest.publishing import Publisher
 from ingest.settings import Settings
+from ingest.spool import Spool
 from ingest.status import router as status
+from ingest.telemetry import CountRequests
+
+_MB = 1024 * 1024
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The API of checked settings. Raises SettingsError for a key that cannot be used."""
-    app = FastAPI(title="Rehabilitation tracking", version="1", docs_url=None, redoc_url=None)
+    """The API of checked settings.
+
+    Raises SettingsError for a key that cannot be used, SpoolError for a queue that cannot be opened,
+    GoogleAuthError without credentials for the cloud.
+    """
+    app = FastAPI(
+        title="Rehabilitation tracking",
+        summary="Events of patients in, how the pipeline is out.",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
     app.state.settings = settings
     app.state.verifier = Verifier(settings)
-    refusals.install(app)
+    app.state.outbox = Outbox(Publisher(settings), Spool(settings.queue_dir, settings.queue_max_mb * _MB))
+    app.include_router(events.router)
+    app.include_router(health.router)
     status.install(app, settings)
     metrics.install(app)
+    openapi.install(app)
+    refusals.install(app)
     scripts = docs.install(app)
-    # The last one added comes first: what fails anywhere is answered, and every answer has the headers.
+    # The last one added comes first: what fails anywhere is answered, counted, and has the headers.
     app.add_middleware(refusals.LastResort)
+    app.add_middleware(CountRequests)
     app.add_middleware(SecureASGIMiddleware, secure=_security_headers(scripts))
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    outbox: Outbox = app.state.outbox
+    outbox.start()
+    yield
+    await outbox.stop()
 
 
 def _security_headers(scripts: list[str]) -> Secure:

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple
 
 import jwt
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -20,6 +20,9 @@ READ_STATUS = "status:read"
 _JWKS_TIMEOUT_SECONDS = 5.0
 _DEVELOPMENT_SECONDS = 12 * 3600
 
+# Gives the key with which a token is to be checked.
+_Keys = Callable[[str], Awaitable[Any]]
+
 _REALM = 'Bearer realm="rehab-tracking"'
 _BEARER = HTTPBearer(auto_error=False, bearerFormat="JWT", scheme_name="token")
 
@@ -33,10 +36,6 @@ class Caller(NamedTuple):
     def may_write_for(self, site_id: str | None) -> bool:
         """Whether an event of this site may come from this caller."""
         return self.sites is None or site_id in self.sites
-
-
-class _Keys(Protocol):
-    async def __call__(self, token: str) -> Any: ...
 
 
 class Verifier:

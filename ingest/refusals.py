@@ -10,6 +10,7 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -92,6 +93,9 @@ class LastResort:
 
         try:
             await self._app(scope, receive, watch)
+        except ClientDisconnect:
+            # Nobody is there to answer.
+            return
         except Exception as error:
             # An exception's text may quote a value, so only its type and the lines of code are told.
             frames = "".join(traceback.format_tb(error.__traceback__))

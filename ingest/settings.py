@@ -13,6 +13,9 @@ from pipeline.names import TOPIC
 
 PREFIX = "REHAB_"
 
+# Which job the status tells of.
+JOB_SETTINGS = ("metrics_file", "job_id", "project", "region")
+
 # RFC 7518 wants a key as long as the hash; a shorter one can be guessed from a single token.
 _MIN_SECRET_BYTES = 32
 
@@ -114,8 +117,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def load_settings() -> Settings:
-    """The settings of the environment.
+def load_settings(**stated: str) -> Settings:
+    """The settings of the environment, but for those `stated`.
 
     Raises SettingsError for a value that does not work, for values that contradict each other, and
     for a name with the prefix that is no setting: misspelt, it would silently have no effect.
@@ -125,7 +128,7 @@ def load_settings() -> Settings:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingsError(f"{name} is not a setting.")
     try:
-        return Settings()
+        return Settings(**stated)
     except ValidationError as error:
         raise SettingsError(_sentence(error)) from None
 

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from pipeline.patients import Dialect, Event, Patient, Upload, history, make_patients, rep_event, stamp
+from transforms.message import MAX_ARRAY_LENGTH
 from transforms.times import DAY_US, HOUR_US
 
-# The contract's limit; importing it from `transforms.decoding` would load Beam.
-_LONGEST_ARRAY = 1000
 # Of the late events, those more than 28 days behind their patient's newest.
 _TOO_LATE_SHARE = 0.1
 _SECONDARY_SHARE = 0.25
@@ -280,7 +279,7 @@ def _nothing(_rng: Random, _payload: bytes) -> bytes:
 
 
 def _array_too_long(rng: Random, _payload: bytes) -> bytes:
-    return b"[" + b",".join([b"%d" % rng.getrandbits(32)] + [b"0"] * _LONGEST_ARRAY) + b"]"
+    return b"[" + b",".join([b"%d" % rng.getrandbits(32)] + [b"0"] * MAX_ARRAY_LENGTH) + b"]"
 
 
 def _without(fields: Event, name: str) -> Event:

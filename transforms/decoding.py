@@ -7,10 +7,7 @@ import msgspec
 import orjson
 
 from transforms.dead_letters import DeadLetter
-from transforms.message import Message
-
-MAX_MESSAGE_BYTES = 1024 * 1024
-MAX_ARRAY_LENGTH = 1000
+from transforms.message import MAX_ARRAY_LENGTH, MAX_MESSAGE_BYTES, Message
 
 STAGE = "Validate"
 

@@ -2,6 +2,10 @@
 
 from typing import NamedTuple
 
+# What is longer becomes a dead letter.
+MAX_MESSAGE_BYTES = 1024 * 1024
+MAX_ARRAY_LENGTH = 1000
+
 
 class Message(NamedTuple):
     """One arrival.

@@ -3,11 +3,12 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
 from ingest.auth import READ_STATUS, Caller, requires
+from ingest.openapi import AUTHORIZATION_ANSWERS, Answers, Problem
 from ingest.settings import Settings
 from ingest.status.assessment import assess
 from ingest.status.dataflow import Dataflow
@@ -17,7 +18,12 @@ from ingest.status.monitor import Monitor
 from ingest.status.source import NoSource, Source
 from transforms.times import MICROS
 
-_DOWN: dict[int | str, dict[str, Any]] = {503: {"model": Status, "description": "The pipeline is down."}}
+_ANSWERS: Answers = {
+    200: {"model": Status, "description": "The pipeline is healthy, or degraded."},
+    401: AUTHORIZATION_ANSWERS[401],
+    403: AUTHORIZATION_ANSWERS[403],
+    503: {"model": Status | Problem, "description": "The pipeline is down, or tokens cannot be checked."},
+}
 
 
 @asynccontextmanager
@@ -31,8 +37,8 @@ async def _observing(app: FastAPI) -> AsyncIterator[None]:
 router = APIRouter(tags=["status"], lifespan=_observing)
 
 
-@router.get("/api/v1/events/broadway/status", summary="How the pipeline is", responses=_DOWN)
-@router.get("/api/v1/broadway/status", summary="How the pipeline is", responses=_DOWN)
+@router.get("/api/v1/events/broadway/status", summary="How the pipeline is", responses=_ANSWERS)
+@router.get("/api/v1/broadway/status", summary="How the pipeline is", responses=_ANSWERS)
 async def status(
     request: Request, response: Response, _caller: Annotated[Caller, Depends(requires(READ_STATUS))]
 ) -> Status:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tests.fuzzing import fuzzed
 from tests.strategies import random_arrivals
 from transforms.dead_letters import REASONS, DeadLetter, dead_letter_row
-from transforms.decoding import MAX_ARRAY_LENGTH, MAX_MESSAGE_BYTES, STAGE
+from transforms.decoding import STAGE
 from transforms.events import EARLIEST_US, FUTURE_TOLERANCE_US, KINDS, Event
-from transforms.message import Message
+from transforms.message import MAX_ARRAY_LENGTH, MAX_MESSAGE_BYTES, Message
 from transforms.times import to_micros
 from transforms.validation import validate
 

@@ -1,0 +1,26 @@
+"""For load balancers and supervisors: does the process live, and can it take events."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from ingest import openapi
+from ingest.outbox import Outbox
+from ingest.refusals import RefusedError, json_response
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", responses=openapi.HEALTH_ANSWERS)
+async def live() -> Response:
+    """The process answers."""
+    return json_response(200, {"status": "alive"})
+
+
+@router.get("/readyz", responses=openapi.READINESS_ANSWERS)
+async def ready(request: Request) -> Response:
+    """Events are taken: by a topic, or at least by the queue."""
+    outbox: Outbox = request.app.state.outbox
+    state = outbox.readiness()
+    if state["queue"] == "full" and "closed" not in (state["primary"], state["secondary"]):
+        raise RefusedError(503, "not_ready", "Neither topic takes events, and the queue is full.")
+    return json_response(200, {"status": "ready", **state})

@@ -1,0 +1,56 @@
+"""What a request's body may be, checked before it is parsed."""
+
+import re
+from itertools import accumulate
+
+from starlette.requests import Request
+
+from ingest.refusals import RefusedError
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+# Far more than an event needs; what parses it may go 254 levels deep.
+MAX_DEPTH = 128
+
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+async def read_body(request: Request) -> bytes:
+    """The body of a request with JSON.
+
+    Raises RefusedError: 415 for another type, 413 over `MAX_BODY_BYTES` (however it is sent), 422 for
+    JSON that is nested more than `MAX_DEPTH` deep.
+    """
+    _check_type(request)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise _too_large()
+    if _is_deep(body):
+        raise RefusedError(422, "nested_too_deeply", f"The JSON is nested more than {MAX_DEPTH} levels deep.")
+    return bytes(body)
+
+
+def _check_type(request: Request) -> None:
+    media_type, _, parameters = request.headers.get("content-type", "").lower().partition(";")
+    charset = parameters.strip().partition("charset=")[2].strip('"')
+    if media_type.strip() != "application/json" or charset not in ("", "utf-8"):
+        raise RefusedError(415, "unsupported_media_type", "The body should be application/json in UTF-8.")
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise RefusedError(415, "unsupported_media_type", "The body should not be compressed.")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+        raise _too_large()
+
+
+def _too_large() -> RefusedError:
+    return RefusedError(413, "too_large", f"The body should have at most {MAX_BODY_BYTES} bytes.")
+
+
+def _is_deep(body: bytearray) -> bool:
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return False
+    brackets = _STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS)
+    return any(depth > MAX_DEPTH for depth in accumulate(map(_STEP.__getitem__, brackets)))

@@ -1,0 +1,170 @@
+"""The OpenAPI document: what FastAPI cannot see, because requests are read by hand."""
+
+from typing import Any, Literal
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, TypeAdapter
+
+from transforms.events import EventModel
+from transforms.message import MAX_ARRAY_LENGTH
+
+_REF = "#/components/schemas/{model}"
+
+
+class FieldProblem(BaseModel):
+    """A field and the rule it breaks; never its value."""
+
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """Why a request is refused: a word for programs, a sentence for people."""
+
+    error: str
+    message: str
+    validation_errors: list[FieldProblem] = []
+
+
+class EventConfirmed(BaseModel):
+    """Pub/Sub has the event; `timestamp` is the event's time."""
+
+    event_id: str
+    message_id: str
+    timestamp: str
+
+
+class EventQueued(BaseModel):
+    """The event is safe on disk and goes to Pub/Sub when that takes it."""
+
+    event_id: str
+    queued: Literal[True]
+    timestamp: str
+
+
+class Result(BaseModel):
+    """What became of the event at `index`, as if it had come alone."""
+
+    index: int
+    status: Literal[201, 202, 403, 413, 422, 429, 503]
+    event_id: str | None = None
+    message_id: str | None = None
+    timestamp: str | None = None
+    queued: bool | None = None
+    validation_errors: list[FieldProblem] = []
+
+
+class BatchResults(BaseModel):
+    """What became of each event."""
+
+    results: list[Result]
+
+
+class BatchProblem(Problem):
+    """None of the events is taken; without `results` the batch itself is at fault."""
+
+    results: list[Result] = []
+
+
+class Liveness(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+_Circuit = Literal["closed", "open", "half-open"]
+
+
+class Readiness(BaseModel):
+    """Events are taken; a topic's circuit is closed while the topic works."""
+
+    status: Literal["ready"]
+    primary: _Circuit
+    secondary: _Circuit
+    queue: Literal["empty", "waiting", "full"]
+
+
+_RETRY_AFTER = {
+    "headers": {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+}
+_CHALLENGE = {
+    "headers": {"WWW-Authenticate": {"description": "What is missing.", "schema": {"type": "string"}}}
+}
+
+
+def _answer(model: type[BaseModel], description: str, **more: Any) -> dict[str, Any]:
+    return {"model": model, "description": description, **more}
+
+
+Answers = dict[int | str, dict[str, Any]]
+
+# For every call under /api.
+AUTHORIZATION_ANSWERS: Answers = {
+    401: _answer(Problem, "No valid token.", **_CHALLENGE),
+    403: _answer(Problem, "The token does not have the scope."),
+    503: _answer(Problem, "The keys that tokens are checked with cannot be reached."),
+}
+
+
+def _write_answers(problem: type[Problem]) -> Answers:
+    return {
+        400: _answer(Problem, "The body is not JSON in UTF-8, or the Idempotency-Key does not work."),
+        401: AUTHORIZATION_ANSWERS[401],
+        403: _answer(problem, "The token does not have the scope, or may not write for the site."),
+        413: _answer(problem, "The body has more than 4 MiB, or an event more than 1 MiB."),
+        415: _answer(Problem, "The body is not application/json."),
+        422: _answer(problem, "No valid event."),
+        429: _answer(problem, "Pub/Sub does not take events, and the queue is full.", **_RETRY_AFTER),
+        503: _answer(problem, "Neither Pub/Sub nor the queue on disk takes events.", **_RETRY_AFTER),
+    }
+
+
+EVENT_ANSWERS: Answers = {
+    201: _answer(EventConfirmed, "Pub/Sub has confirmed the event."),
+    202: _answer(EventQueued, "The event is on disk and will be published."),
+    **_write_answers(Problem),
+}
+BATCH_ANSWERS: Answers = {
+    201: _answer(BatchResults, "Pub/Sub has confirmed every event."),
+    202: _answer(BatchResults, "Every event is taken, some are on disk and will be published."),
+    207: _answer(BatchResults, "Some events are taken."),
+    **_write_answers(BatchProblem),
+}
+HEALTH_ANSWERS: Answers = {200: _answer(Liveness, "The process answers.")}
+READINESS_ANSWERS: Answers = {
+    200: _answer(Readiness, "Events are taken."),
+    503: _answer(Problem, "Events are not taken."),
+}
+
+
+def _body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+_EVENT = {"$ref": _REF.format(model="Event")}
+EVENT_BODY = _body(_EVENT)
+BATCH_BODY = _body(
+    {
+        "type": "object",
+        "required": ["events"],
+        "properties": {
+            "events": {"type": "array", "minItems": 1, "maxItems": MAX_ARRAY_LENGTH, "items": _EVENT}
+        },
+    }
+)
+
+
+def install(app: FastAPI) -> None:
+    """Adds the schema of events to the document."""
+
+    def document() -> dict[str, Any]:
+        if not app.openapi_schema:
+            app.openapi_schema = get_openapi(
+                title=app.title, version=app.version, summary=app.summary, routes=app.routes
+            )
+            event = TypeAdapter(EventModel).json_schema(ref_template=_REF)
+            app.openapi_schema["components"]["schemas"] |= event.pop("$defs") | {"Event": event}
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]

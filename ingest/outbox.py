@@ -1,0 +1,92 @@
+"""How an event leaves: to Pub/Sub, or to the disk until Pub/Sub takes it."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from ingest import telemetry
+from ingest.intake import Outgoing
+from ingest.publishing import NotPublishedError, Publisher
+from ingest.spool import Spool, SpoolDiskError
+
+_LOGGER = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.25
+_DISK_SECONDS = 1.0
+_TOGETHER = 500
+
+
+class Outbox:
+    """Delivers messages, and drains the queue while it runs.
+
+    The order between messages is not kept: what comes while the queue is drained goes to Pub/Sub at
+    once. The projections do not depend on it.
+    """
+
+    def __init__(self, publisher: Publisher, spool: Spool) -> None:
+        self._publisher = publisher
+        self._spool = spool
+        self._drain: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to drain what an earlier process left."""
+        self._drain = asyncio.create_task(self._keep_draining())
+
+    async def stop(self) -> None:
+        """Ends it; what has not been published stays in the queue."""
+        if self._drain:
+            self._drain.cancel()
+            await asyncio.wait([self._drain])
+        await asyncio.to_thread(self._publisher.close)
+        await self._spool.close()
+
+    async def deliver(self, message: Outgoing) -> str | None:
+        """Returns when the message is safe: its id, or null if it is queued.
+
+        Raises SpoolFullError or SpoolDiskError if neither Pub/Sub nor the disk takes it.
+        """
+        try:
+            return await self._publisher.publish(message)
+        except NotPublishedError:
+            await self._spool.put(message)
+            return None
+
+    def readiness(self) -> dict[str, str]:
+        """Each topic's circuit, and whether the queue is `empty`, `waiting` or `full`."""
+        queue = "empty" if self._spool.is_empty else "waiting"
+        return {**self._publisher.circuits(), "queue": "full" if self._spool.is_full else queue}
+
+    async def _keep_draining(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            while messages := await self._with_patience(lambda: self._spool.take(_TOGETHER)):
+                await self._publish_all(messages)
+                # Forgotten at last, or they would be published once more by the next process.
+                await self._with_patience(self._spool.confirm)
+                telemetry.DRAINED.inc(len(messages))
+                _LOGGER.info("Published %d messages from the queue.", len(messages))
+
+    async def _with_patience[T](self, use_disk: Callable[[], Awaitable[T]]) -> T:
+        while True:
+            try:
+                return await use_disk()
+            except SpoolDiskError as error:
+                _LOGGER.warning("The queue's disk fails (%s).", error)
+                await asyncio.sleep(_DISK_SECONDS)
+
+    async def _publish_all(self, messages: list[Outgoing]) -> None:
+        while messages := [
+            message
+            for message, published in zip(
+                messages, await asyncio.gather(*map(self._publish, messages)), strict=True
+            )
+            if not published
+        ]:
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _publish(self, message: Outgoing) -> bool:
+        try:
+            await self._publisher.publish(message)
+        except NotPublishedError:
+            return False
+        return True
