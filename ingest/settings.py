@@ -3,7 +3,7 @@
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -117,7 +117,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def load_settings(**stated: str) -> Settings:
+def load_settings(**stated: Any) -> Settings:
     """The settings of the environment, but for those `stated`.
 
     Raises SettingsError for a value that does not work, for values that contradict each other, and
