@@ -62,10 +62,12 @@ def _pending_if_active(value: object) -> object:
 
 
 Priority = Literal["low", "medium", "high", "critical"]
-Urgency = Annotated[Priority, BeforeValidator(_critical_if_urgent)]
+Urgency = Annotated[
+    Priority, BeforeValidator(_critical_if_urgent, json_schema_input_type=Priority | Literal["urgent"])
+]
+_Status = Literal["pending", "acknowledged", "in_review", "resolved", "dismissed"]
 Status = Annotated[
-    Literal["pending", "acknowledged", "in_review", "resolved", "dismissed"],
-    BeforeValidator(_pending_if_active),
+    _Status, BeforeValidator(_pending_if_active, json_schema_input_type=_Status | Literal["active"])
 ]
 IssueSeverity = Literal["minor", "moderate", "major"]
 ISSUE_SEVERITIES = ("minor", "moderate", "major")
@@ -95,6 +97,9 @@ class FormIssue(_Model):
 
 def _issue_from_string(value: object) -> object:
     return {"type": value} if isinstance(value, str) else value
+
+
+_Issue = Annotated[FormIssue, BeforeValidator(_issue_from_string, json_schema_input_type=str | FormIssue)]
 
 
 class SessionBody(_Model):
@@ -134,7 +139,7 @@ class RepBody(_Model):
     duration_ms: Annotated[float, Field(gt=0)] | None = None
     range_of_motion: float | None = None
     peak_velocity: float | None = None
-    form_issues: list[Annotated[FormIssue, BeforeValidator(_issue_from_string)]] | None = Field(
+    form_issues: list[_Issue] | None = Field(
         None, validation_alias=AliasChoices("form_issues", "form_errors", "anomalies")
     )
     keypoints: list[Any] | None = None

@@ -9,6 +9,7 @@ import pytest
 from pipeline.clients import bigquery, publisher, subscriber
 from pipeline.emulators import bigquery_emulator, pubsub_emulator
 from pipeline.provision import Resources, provision
+from tests.integration.api import KEY, Api
 from tests.integration.streaming import PATIENT, SECRET, Job
 
 PROJECT = "rehab-local"
@@ -79,6 +80,26 @@ def start(provisioned: Resources, tmp_path: Path) -> Iterator[Callable[..., Job]
         log = job.log.read_text()
         assert PATIENT not in log
         assert SECRET not in log
+
+
+@pytest.fixture
+def serve(provisioned: Resources, tmp_path: Path) -> Iterator[Callable[..., Api]]:
+    """Starts the API over the test's resources, and in the end leaves none; its log tells of no patient.
+
+    All of them have one queue, and `environment` on top of their settings.
+    """
+    apis: list[Api] = []
+
+    def start_api(resources: Resources = provisioned, **environment: str) -> Api:
+        apis.append(Api(resources, tmp_path / "api", environment))
+        return apis[-1]
+
+    yield start_api
+    for api in apis:
+        api.kill()
+        log = api.log.read_text()
+        for private in (PATIENT, SECRET, KEY, "Traceback"):
+            assert private not in log
 
 
 @pytest.fixture

@@ -14,7 +14,9 @@ from typing import NamedTuple
 import pytest
 import yaml
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
+from ingest.settings import Settings, variable
 from pipeline.local import command as local_command
 from pipeline.main import launch
 from pipeline.metrics_file import snapshot
@@ -95,6 +97,21 @@ def test_the_option_table_is_that_of_the_job() -> None:
     assert [Option(*row) for row in rows] == declared
 
 
+def test_the_settings_table_is_that_of_the_api() -> None:
+    declared = [
+        Option(variable(name), stated_default(field), str(field.description))
+        for name, field in Settings.model_fields.items()
+    ]
+    rows = re.findall(r"^\| `(REHAB_\w+)` \| (.*?) \| (.*?) \|$", section("HTTP API"), re.MULTILINE)
+    assert [Option(*row) for row in rows] == declared
+
+
+def stated_default(field: FieldInfo) -> str:
+    if field.is_required() or field.default is None:
+        return "none"
+    return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+
+
 def test_the_policy_file_names_every_threshold_with_its_built_in_value() -> None:
     (text,) = blocks("yaml")
     content = yaml.safe_load(text)
@@ -173,7 +190,7 @@ def is_path(code: str) -> bool:
     return (
         code in tops
         or bool(is_file)
-        or bool(top and top[1] in tops | {"pipeline", "transforms", "templates", "tests"})
+        or bool(top and top[1] in tops | {"ingest", "pipeline", "transforms", "templates", "tests"})
     )
 
 

@@ -1,0 +1,252 @@
+"""The calls of the API over HTTP, through Pub/Sub and the job to the views."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from pipeline.clients import subscriber
+from pipeline.provision import Resources
+from tests.integration.api import Api, bearer, eventually, token
+from tests.integration.streaming import PATIENT, SECRET, Job, check_views, event, sessions, view
+from transforms.message import MAX_MESSAGE_BYTES
+
+Start = Callable[..., Job]
+Serve = Callable[..., Api]
+
+MIB = 1024 * 1024
+JSON = {"Content-Type": "application/json"}
+
+
+def pulled(subscription: str) -> list[Any]:
+    """The messages that wait on a subscription now."""
+    answer = subscriber().pull(subscription=subscription, max_messages=1000, return_immediately=True)
+    return [received.message for received in answer.received_messages]
+
+
+def envelope(**more: Any) -> dict[str, Any]:
+    return event("exercise_session", f"event-{uuid.uuid4()}", duration_minutes=20).envelope | more
+
+
+def test_events_of_both_calls_are_counted_once_in_the_views(
+    serve: Serve, start: Start, provisioned: Resources
+) -> None:
+    api, job = serve(), start()
+    arrivals = sessions(60)
+    single, batch = arrivals[0].envelope, [arrival.envelope for arrival in arrivals[1:]]
+
+    first = api.post(single)
+    assert first.status_code == 201
+    assert first.json().keys() == {"event_id", "message_id", "timestamp"}
+    assert first.json()["event_id"] == single["event_id"]
+    answer = api.batch(batch)
+    assert answer.status_code == 201
+    results = answer.json()["results"]
+    assert [(result["index"], result["status"]) for result in results] == [(n, 201) for n in range(59)]
+    assert [result["event_id"] for result in results] == [content["event_id"] for content in batch]
+    assert len({result["message_id"] for result in results}) == 1
+    # A client that has not seen the answers sends all of it again.
+    assert api.post(single).status_code == 201
+    assert api.batch(batch).status_code == 201
+
+    job.until_settled(120)
+    job.eventually(lambda: check_views(provisioned, arrivals))
+    assert job.counter("event.duplicate") == 60
+
+
+def test_what_is_published_arrives_as_it_was_sent(serve: Serve, provisioned: Resources) -> None:
+    api, sent = serve(), envelope()
+    answer = api.post(sent)
+    api.batch([envelope(), envelope()])
+
+    found: list[Any] = []
+
+    def arrived() -> None:
+        found.extend(pulled(provisioned.primary_subscription))
+        assert len({message.message_id for message in found}) == 2
+
+    eventually(arrived)
+    messages = {message.message_id: message for message in found}
+    message = messages.pop(answer.json()["message_id"])
+    assert orjson.loads(message.data) == sent
+    assert dict(message.attributes) == {"event_id": sent["event_id"], "kind": "exercise_session"}
+    (array,) = messages.values()
+    assert len(orjson.loads(array.data)) == 2
+
+
+def test_an_event_without_an_id_counts_once_when_it_is_sent_again(
+    serve: Serve, start: Start, provisioned: Resources
+) -> None:
+    api, job = serve(), start()
+    nameless = {name: value for name, value in envelope().items() if name not in ("event_id", "ts")}
+    ids = {api.post(nameless).json()["event_id"] for _ in range(2)}
+    ids |= {api.batch([nameless]).json()["results"][0]["event_id"]}
+    assert len(ids) == 1
+    keyed = [api.post(nameless, **{"Idempotency-Key": "a-key"}).json()["event_id"] for _ in range(2)]
+    assert keyed == ["a-key", "a-key"]
+    in_batch = [
+        api.batch(events, **{"Idempotency-Key": "a-key"}).json()["results"][-1]["event_id"]
+        for events in ([nameless], [{}, nameless])
+    ]
+    assert len(set(in_batch)) == 1
+
+    job.until_settled(7)
+    assert job.counter("event.duplicate") == 4
+    (row,) = view(provisioned, "adherence")
+    assert row["completed_sessions"] == 3
+
+
+def test_each_event_of_a_batch_stands_alone(serve: Serve) -> None:
+    answer = serve().batch([envelope(), {"kind": SECRET}, envelope(), 5])
+    assert answer.status_code == 207
+    results = answer.json()["results"]
+    assert [(result["index"], result["status"]) for result in results] == [
+        (0, 201),
+        (1, 422),
+        (2, 201),
+        (3, 422),
+    ]
+    assert results[1]["validation_errors"][0]["field"] == "kind"
+    assert SECRET not in answer.text
+
+
+def test_a_batch_without_a_valid_event_is_refused(serve: Serve) -> None:
+    api = serve()
+    answer = api.batch([{"kind": "alert", "subject_id": PATIENT, "body": {}}, []])
+    assert answer.status_code == 422
+    content = answer.json()
+    assert content["message"] == "None of the 2 events is taken."
+    assert content["validation_errors"] == [
+        {"field": "events.0.body.alert_type", "message": "Field required"},
+        {"field": "events.1", "message": "Input should be an object"},
+    ]
+    assert [result["status"] for result in content["results"]] == [422, 422]
+    for events in ([], [envelope()] * 1001, {}, None):
+        answer = api.batch(events)
+        assert answer.status_code == 422
+        assert answer.json()["validation_errors"] == [
+            {"field": "events", "message": "Input should be an array of 1 to 1000 events"}
+        ]
+    for batch in ([], 5, {}):
+        assert api.post(batch, "/api/v1/events/batch").status_code == 422
+
+
+def test_an_invalid_event_is_told_field_by_field(serve: Serve) -> None:
+    answer = serve().post(envelope(subject_id="", body={"pain_level": SECRET}))
+    assert answer.status_code == 422
+    assert answer.json() == {
+        "error": "invalid_event",
+        "message": "subject_id: String should have at least 1 character; "
+        "body.pain_level: Input should be a valid number.",
+        "validation_errors": [
+            {"field": "subject_id", "message": "String should have at least 1 character"},
+            {"field": "body.pain_level", "message": "Input should be a valid number"},
+        ],
+    }
+
+
+NOT_JSON = [
+    b"",
+    b"{",
+    b"\xff",
+    b'{"a": NaN}',
+    b'{"a": "\\ud800"}',
+    b"{} {}",
+    b'{"events": [NaN]}',
+    b'{"events": ["\xff"]}',
+]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/events", "/api/v1/events/batch"])
+def test_what_cannot_be_read_is_refused(serve: Serve, path: str) -> None:
+    api = serve()
+
+    def post(content: bytes | Iterator[bytes], **headers: str) -> httpx.Response:
+        answer = api.client.post(path, content=content, headers=JSON | headers)
+        assert answer.json().keys() >= {"error", "message"}
+        assert answer.json()["message"].endswith(".")
+        return answer
+
+    for body in NOT_JSON:
+        assert post(body).status_code == 400, body
+    for media_type in ("", "text/plain", "application/json; charset=latin-1", "application/x-ndjson"):
+        assert post(b"{}", **{"Content-Type": media_type}).status_code == 415
+    assert post(b"{}", **{"Content-Encoding": "gzip"}).status_code == 415
+    assert post(b" " * (4 * MIB + 1)).status_code == 413
+    # In chunks, of an unknown number.
+    assert post(b" " * MIB for _ in repeat(None, 5)).status_code == 413
+    assert post(b" " * 4 * MIB).status_code == 400
+    assert post(b"[" * 129 + b"]" * 129).json()["error"] == "nested_too_deeply"
+    assert post(b'{"a":' * 1_000_00).json()["error"] == "nested_too_deeply"
+    for key in ("", "k" * 129, "two words", "caf\u00e9".encode("latin-1").decode("latin-1")):
+        answer = api.client.post(
+            path,
+            json=envelope(),
+            headers={b"Idempotency-Key": key.encode("latin-1")},  # type: ignore[arg-type]
+        )
+        assert answer.status_code == 400
+        assert answer.json()["validation_errors"][0]["field"] == "idempotency-key"
+
+
+def test_an_event_longer_than_a_message_is_refused_and_its_neighbours_are_not(serve: Serve) -> None:
+    api, long = serve(), envelope(note="x" * MAX_MESSAGE_BYTES)
+    assert api.post(long).status_code == 413
+    answer = api.batch([envelope(), long])
+    assert (answer.status_code, answer.json()["results"][1]["status"]) == (207, 413)
+    assert api.batch([long]).status_code == 413
+
+
+def test_a_batch_of_two_megabytes_becomes_as_many_messages_as_it_needs(
+    serve: Serve, start: Start, provisioned: Resources
+) -> None:
+    api, job = serve(), start()
+    answer = api.batch([envelope(note="x" * 30_000) for _ in range(100)])
+    assert answer.status_code == 201
+    assert len({result["message_id"] for result in answer.json()["results"]}) == 3
+    job.until_settled(100)
+    assert job.counter("event.processed.exercise_session") == 100
+
+
+def test_every_answer_has_the_security_headers_and_says_nothing_of_the_server(serve: Serve) -> None:
+    api = serve()
+    answers = [
+        api.post(envelope()),
+        api.post({}),
+        httpx.post(f"{api.url}/api/v1/events"),
+        api.client.get("/nowhere"),
+        api.client.put("/api/v1/events"),
+        api.client.get("/docs"),
+        api.client.get("/docs/files/swagger-ui-bundle.js"),
+        api.client.get("/openapi.json"),
+        api.client.get("/healthz"),
+    ]
+    assert [answer.status_code for answer in answers] == [201, 422, 401, 404, 405, 200, 200, 200, 200]
+    for answer in answers:
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert "Server" not in answer.headers
+    for answer in answers[1:5]:
+        assert answer.json().keys() >= {"error", "message"}
+    assert answers[4].headers["Allow"] == "POST"
+    assert "//" not in answers[5].text.replace("<!--", "").replace("//www.w3.org", "")
+
+
+def test_a_token_of_some_sites_writes_for_these_only(serve: Serve) -> None:
+    api = serve()
+    headers = bearer(token(sites=["north"]))
+    north, south = envelope(meta={"site_id": "north"}), envelope(meta={"site_id": "south"})
+    assert api.post(north, **headers).status_code == 201
+    for foreign in (south, envelope()):
+        answer = api.post(foreign, **headers)
+        assert answer.status_code == 403
+        assert answer.json()["validation_errors"][0]["field"] == "meta.site_id"
+    answer = api.batch([north, south], **headers)
+    assert (answer.status_code, answer.json()["results"][1]["status"]) == (207, 403)
+    assert api.batch([south], **headers).status_code == 403
