@@ -2,30 +2,25 @@
 
 import signal
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
-from ingest.app import create_app
-from ingest.auth import development_token
-from ingest.settings import Settings
 from pipeline.clients import bigquery, subscriber
 from pipeline.emulators import bigquery_emulator
 from pipeline.provision import Resources, provision
+from tests.integration.api import Api, bearer, token
 from tests.integration.conftest import PROJECT
 from tests.integration.streaming import PATIENT, WAIT_SECONDS, Job, encoded, event, publish, sessions
 from tests.integration.test_stream_failures import require_session_quality
 
 Start = Callable[..., Job]
 
-SECRET = "a secret of the tests, long enough for HS256"
 STATUS = "/api/v1/events/broadway/status"
 LATENCY = "rehab_tracking.broadway.event_to_write_ms"
 
@@ -33,30 +28,19 @@ LATENCY = "rehab_tracking.broadway.event_to_write_ms"
 PROMISED_SECONDS = 10.0
 
 
-class Api:
-    """The API over HTTP, in a thread; it watches one job."""
+class Watching:
+    """An API that watches one job, as seen by somebody who may read the status."""
 
-    def __init__(self, settings: Settings) -> None:
-        config = uvicorn.Config(create_app(settings), port=0, log_config=None, access_log=False)
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not self._server.started:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        headers = {"Authorization": f"Bearer {development_token(SECRET)}"}
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=5.0)
+    def __init__(self, api: Api) -> None:
+        self.url = api.url
+        self._client = httpx.Client(base_url=api.url, headers=bearer(token(scope="status:read")), timeout=5.0)
 
-    def stop(self) -> None:
-        self.client.close()
-        self._server.should_exit = True
-        self._thread.join(WAIT_SECONDS)
+    def get(self, path: str) -> httpx.Response:
+        return self._client.get(path)
 
     def status(self) -> dict[str, Any]:
         """The status, whose code must go with it."""
-        answer = self.client.get(STATUS)
+        answer = self.get(STATUS)
         content: dict[str, Any] = answer.json()
         assert answer.status_code == (503 if content["status"] == "down" else 200)
         return content
@@ -71,30 +55,12 @@ class Api:
 
 
 @pytest.fixture
-def watch(provisioned: Resources, tmp_path: Path) -> Iterator[Callable[[Job], Api]]:
+def watch(serve: Callable[..., Api]) -> Callable[[Job], Watching]:
     """Starts an API that watches a job."""
-    apis: list[Api] = []
-
-    def start(job: Job) -> Api:
-        apis.append(
-            Api(
-                Settings(
-                    primary_topic=provisioned.primary_topic,
-                    secondary_topic=provisioned.secondary_topic,
-                    queue_dir=tmp_path / "queue",
-                    jwt_secret=SECRET,
-                    metrics_file=job.metrics_path,
-                )
-            )
-        )
-        return apis[-1]
-
-    yield start
-    for api in apis:
-        api.stop()
+    return lambda job: Watching(serve(REHAB_METRICS_FILE=str(job.metrics_path)))
 
 
-Watch = Callable[[Job], Api]
+Watch = Callable[[Job], Watching]
 
 
 def is_healthy(told: dict[str, Any]) -> bool:
@@ -160,13 +126,15 @@ def test_a_job_that_is_well(start: Start, watch: Watch, provisioned: Resources) 
     )
     assert 0 < metrics["event_to_write_ms"]["p50"] <= metrics["event_to_write_ms"]["p95"]
     assert 0 < metrics["events_per_second"] < 7
-    assert api.client.get("/api/v1/broadway/status").json()["config"] == config
+    assert api.get("/api/v1/broadway/status").json()["config"] == config
 
 
 def test_the_status_is_for_those_who_may_see_it(start: Start, watch: Watch) -> None:
     api = watch(start())
     for path in (STATUS, "/api/v1/broadway/status"):
-        assert httpx.get(api.client.base_url.join(path)).status_code == 401
+        assert api.get(path).status_code in (200, 503)
+        assert httpx.get(api.url + path).status_code == 401
+        assert httpx.get(api.url + path, headers=bearer(token())).status_code == 403
 
 
 def test_a_backlog_is_what_the_job_holds(start: Start, watch: Watch, provisioned: Resources) -> None:
@@ -191,7 +159,7 @@ def test_prometheus_reads_the_same(start: Start, watch: Watch, provisioned: Reso
     rows_written = job.metrics()["distributions"][LATENCY]["count"]
     api.until(lambda told: bool(told["metrics"]["distributions"][LATENCY]["count"] == rows_written))
 
-    answer = httpx.get(api.client.base_url.join("/metrics"))
+    answer = httpx.get(api.url + "/metrics")
 
     assert answer.status_code == 200
     samples = {
