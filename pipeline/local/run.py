@@ -368,7 +368,7 @@ class LocalRun:
             yield
 
     def _say(self, what: str, detail: str) -> None:
-        self._console.print(f"[dim]{what:<12}[/] {detail}")
+        self._console.print(f"[dim]{what:<12}[/] {detail}", soft_wrap=True)
 
 
 def _silent(_line: str) -> None:

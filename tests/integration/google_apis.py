@@ -1,4 +1,4 @@
-"""Google's Dataflow and Monitoring APIs on this machine: their answers, over the wire, to Google's clients."""
+"""Google's Dataflow and Monitoring APIs on this machine: their answers over the wire."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What is told of a job on Dataflow: its APIs' answers come over the wire, subscriptions are the emulator's."""
+"""What is told of a job on Dataflow: its APIs answer over the wire, subscriptions are the emulator's."""
 
 import time
 from collections.abc import Iterator
