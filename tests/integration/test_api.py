@@ -124,13 +124,15 @@ def test_a_batch_without_a_valid_event_is_refused(api: Api) -> None:
         {"field": "events.1", "message": "Input should be an object"},
     ]
     assert [result["status"] for result in content["results"]] == [422, 422]
-    for events in ([], [envelope()] * 1001, {}, None):
+    not_events: list[Any] = [[], [envelope()] * 1001, {}, None]
+    for events in not_events:
         answer = api.batch(events)
         assert answer.status_code == 422
         assert answer.json()["validation_errors"] == [
             {"field": "events", "message": "Input should be an array of 1 to 1000 events"}
         ]
-    for batch in ([], 5, {}):
+    not_batches: list[Any] = [[], 5, {}]
+    for batch in not_batches:
         assert api.post(batch, "/api/v1/events/batch").status_code == 422
 
 
@@ -179,13 +181,9 @@ def test_what_cannot_be_read_is_refused(api: Api, path: str) -> None:
     assert post(b" " * MIB for _ in repeat(None, 5)).status_code == 413
     assert post(b" " * 4 * MIB).status_code == 400
     assert post(b"[" * 129 + b"]" * 129).json()["error"] == "nested_too_deeply"
-    assert post(b'{"a":' * 1_000_00).json()["error"] == "nested_too_deeply"
-    for key in ("", "k" * 129, "two words", "caf\u00e9".encode("latin-1").decode("latin-1")):
-        answer = api.client.post(
-            path,
-            json=envelope(),
-            headers={b"Idempotency-Key": key.encode("latin-1")},  # type: ignore[arg-type]
-        )
+    assert post(b'{"a":' * 100_000).json()["error"] == "nested_too_deeply"
+    for key in (b"", b"k" * 129, b"two words", b"caf\xe9"):
+        answer = api.client.post(path, json=envelope(), headers={b"Idempotency-Key": key})
         assert answer.status_code == 400
         assert answer.json()["validation_errors"][0]["field"] == "idempotency-key"
 
