@@ -16,6 +16,9 @@ from ingest.spool import SpoolError
 # A supervisor's patience, less the time to write down what Pub/Sub has not confirmed.
 _SHUTDOWN_SECONDS = 8
 
+# Google's load balancers keep an idle connection for 600 s; a server that closes it first loses requests.
+_KEEP_ALIVE_SECONDS = 620
+
 
 def main() -> int:
     """The command; 2 for settings that do not work, 1 for what else keeps it from starting."""
@@ -40,6 +43,7 @@ def main() -> int:
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
     return 0

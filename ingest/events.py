@@ -92,6 +92,8 @@ def _elements(body: bytes) -> list[tuple[bytes, Any]]:
     try:
         raws = [bytes(raw) for raw in _BATCH.decode(body).events]
     except msgspec.ValidationError:
+        # Not all of it has been read.
+        _decoded(body)
         raws = []
     except msgspec.DecodeError:
         raise _not_json() from None

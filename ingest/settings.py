@@ -106,6 +106,10 @@ class Settings(BaseSettings):
             raise PydanticCustomError(
                 "development", "REHAB_DEVELOPMENT works on a loopback address only, such as 127.0.0.1"
             )
+        if self.development and (self.jwt_public_key_file or self.jwt_jwks_url):
+            raise PydanticCustomError(
+                "development", "REHAB_DEVELOPMENT goes with REHAB_JWT_SECRET, or with no key at all"
+            )
         return self
 
 

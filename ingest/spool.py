@@ -20,9 +20,6 @@ _FILE = "messages.db"
 _LOCK = "lock"
 # SQLite's own files beside the first one.
 _SUFFIXES = ("", "-wal", "-shm")
-_MB = 1024 * 1024
-# A file that has held more than this is made small again when it is empty.
-_SMALL_BYTES = _MB
 
 
 class SpoolError(Exception):
@@ -119,9 +116,15 @@ class Spool:
 
     def _take(self, at_least: int) -> list[Outgoing]:
         messages: list[Outgoing] = []
-        with suppress(Empty):
+        try:
             while len(messages) < at_least:
                 messages += [Outgoing(*stored) for stored in self._queue.get(block=False)]
+        except Empty:
+            pass
+        except sqlite3.Error:
+            # What has been taken before must be published: the next `confirm` forgets it.
+            if not messages:
+                raise
         return messages
 
     async def confirm(self) -> None:
@@ -130,7 +133,7 @@ class Spool:
 
     def _confirm(self) -> None:
         self._queue.task_done()
-        if self._queue.empty() and self._bytes() > _SMALL_BYTES:
+        if self._queue.empty():
             # What has been deleted is patients' data, and still in the file.
             self._queue.shrink_disk_usage()
             self._queue.close()

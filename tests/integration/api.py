@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import jwt
 
-from pipeline.provision import Resources
 from tests.integration.streaming import WAIT_SECONDS
 
 KEY = "nobody-else-knows-this-long-secret"
@@ -48,16 +47,16 @@ def eventually(check: Callable[[], None]) -> None:
 
 
 class Api:
-    """`python -m ingest` over a test's resources; ends with `stop` or `kill`."""
+    """`python -m ingest` over two topics; ends with `stop` or `kill`."""
 
-    def __init__(self, resources: Resources, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, topics: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         """Starts it and waits until it listens; `environment` goes on top of settings that work."""
         folder.mkdir(exist_ok=True)
         self.log = folder / "api.log"
         settings = {
             "REHAB_PORT": "0",
-            "REHAB_PRIMARY_TOPIC": resources.primary_topic,
-            "REHAB_SECONDARY_TOPIC": resources.secondary_topic,
+            "REHAB_PRIMARY_TOPIC": topics[0],
+            "REHAB_SECONDARY_TOPIC": topics[1],
             "REHAB_QUEUE_DIR": str(folder / "queue"),
             "REHAB_JWT_SECRET": KEY,
             "REHAB_PUBLISH_TIMEOUT_SECONDS": "1",

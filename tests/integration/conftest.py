@@ -82,24 +82,41 @@ def start(provisioned: Resources, tmp_path: Path) -> Iterator[Callable[..., Job]
         assert SECRET not in log
 
 
+@pytest.fixture(scope="session")
+def api(emulators: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """An API that takes events nobody looks for, for all tests that only want its answers."""
+    topics = [f"projects/{PROJECT}/topics/{name}-of-nobody" for name in ("primary", "secondary")]
+    for topic in topics:
+        publisher().create_topic(name=topic)
+    api = Api(topics, tmp_path_factory.mktemp("api"), {})
+    yield api
+    end(api)
+
+
+def end(api: Api) -> None:
+    """Ends it; its log tells of no patient, no secret and no defect."""
+    api.kill()
+    log = api.log.read_text()
+    for private in (PATIENT, SECRET, KEY, "Traceback"):
+        assert private not in log
+
+
 @pytest.fixture
 def serve(provisioned: Resources, tmp_path: Path) -> Iterator[Callable[..., Api]]:
-    """Starts the API over the test's resources, and in the end leaves none; its log tells of no patient.
+    """Starts the API over the test's resources, and in the end leaves none.
 
     All of them have one queue, and `environment` on top of their settings.
     """
     apis: list[Api] = []
 
     def start_api(resources: Resources = provisioned, **environment: str) -> Api:
-        apis.append(Api(resources, tmp_path / "api", environment))
+        topics = (resources.primary_topic, resources.secondary_topic)
+        apis.append(Api(topics, tmp_path / "api", environment))
         return apis[-1]
 
     yield start_api
     for api in apis:
-        api.kill()
-        log = api.log.read_text()
-        for private in (PATIENT, SECRET, KEY, "Traceback"):
-            assert private not in log
+        end(api)
 
 
 @pytest.fixture

@@ -100,8 +100,8 @@ def test_an_event_without_an_id_counts_once_when_it_is_sent_again(
     assert row["completed_sessions"] == 3
 
 
-def test_each_event_of_a_batch_stands_alone(serve: Serve) -> None:
-    answer = serve().batch([envelope(), {"kind": SECRET}, envelope(), 5])
+def test_each_event_of_a_batch_stands_alone(api: Api) -> None:
+    answer = api.batch([envelope(), {"kind": SECRET}, envelope(), 5])
     assert answer.status_code == 207
     results = answer.json()["results"]
     assert [(result["index"], result["status"]) for result in results] == [
@@ -114,8 +114,7 @@ def test_each_event_of_a_batch_stands_alone(serve: Serve) -> None:
     assert SECRET not in answer.text
 
 
-def test_a_batch_without_a_valid_event_is_refused(serve: Serve) -> None:
-    api = serve()
+def test_a_batch_without_a_valid_event_is_refused(api: Api) -> None:
     answer = api.batch([{"kind": "alert", "subject_id": PATIENT, "body": {}}, []])
     assert answer.status_code == 422
     content = answer.json()
@@ -125,18 +124,20 @@ def test_a_batch_without_a_valid_event_is_refused(serve: Serve) -> None:
         {"field": "events.1", "message": "Input should be an object"},
     ]
     assert [result["status"] for result in content["results"]] == [422, 422]
-    for events in ([], [envelope()] * 1001, {}, None):
+    not_events: list[Any] = [[], [envelope()] * 1001, {}, None]
+    for events in not_events:
         answer = api.batch(events)
         assert answer.status_code == 422
         assert answer.json()["validation_errors"] == [
             {"field": "events", "message": "Input should be an array of 1 to 1000 events"}
         ]
-    for batch in ([], 5, {}):
+    not_batches: list[Any] = [[], 5, {}]
+    for batch in not_batches:
         assert api.post(batch, "/api/v1/events/batch").status_code == 422
 
 
-def test_an_invalid_event_is_told_field_by_field(serve: Serve) -> None:
-    answer = serve().post(envelope(subject_id="", body={"pain_level": SECRET}))
+def test_an_invalid_event_is_told_field_by_field(api: Api) -> None:
+    answer = api.post(envelope(subject_id="", body={"pain_level": SECRET}))
     assert answer.status_code == 422
     assert answer.json() == {
         "error": "invalid_event",
@@ -162,8 +163,7 @@ NOT_JSON = [
 
 
 @pytest.mark.parametrize("path", ["/api/v1/events", "/api/v1/events/batch"])
-def test_what_cannot_be_read_is_refused(serve: Serve, path: str) -> None:
-    api = serve()
+def test_what_cannot_be_read_is_refused(api: Api, path: str) -> None:
 
     def post(content: bytes | Iterator[bytes], **headers: str) -> httpx.Response:
         answer = api.client.post(path, content=content, headers=JSON | headers)
@@ -181,19 +181,15 @@ def test_what_cannot_be_read_is_refused(serve: Serve, path: str) -> None:
     assert post(b" " * MIB for _ in repeat(None, 5)).status_code == 413
     assert post(b" " * 4 * MIB).status_code == 400
     assert post(b"[" * 129 + b"]" * 129).json()["error"] == "nested_too_deeply"
-    assert post(b'{"a":' * 1_000_00).json()["error"] == "nested_too_deeply"
-    for key in ("", "k" * 129, "two words", "caf\u00e9".encode("latin-1").decode("latin-1")):
-        answer = api.client.post(
-            path,
-            json=envelope(),
-            headers={b"Idempotency-Key": key.encode("latin-1")},  # type: ignore[arg-type]
-        )
+    assert post(b'{"a":' * 100_000).json()["error"] == "nested_too_deeply"
+    for key in (b"", b"k" * 129, b"two words", b"caf\xe9"):
+        answer = api.client.post(path, json=envelope(), headers={b"Idempotency-Key": key})
         assert answer.status_code == 400
         assert answer.json()["validation_errors"][0]["field"] == "idempotency-key"
 
 
-def test_an_event_longer_than_a_message_is_refused_and_its_neighbours_are_not(serve: Serve) -> None:
-    api, long = serve(), envelope(note="x" * MAX_MESSAGE_BYTES)
+def test_an_event_longer_than_a_message_is_refused_and_its_neighbours_are_not(api: Api) -> None:
+    long = envelope(note="x" * MAX_MESSAGE_BYTES)
     assert api.post(long).status_code == 413
     answer = api.batch([envelope(), long])
     assert (answer.status_code, answer.json()["results"][1]["status"]) == (207, 413)
@@ -211,8 +207,7 @@ def test_a_batch_of_two_megabytes_becomes_as_many_messages_as_it_needs(
     assert job.counter("event.processed.exercise_session") == 100
 
 
-def test_every_answer_has_the_security_headers_and_says_nothing_of_the_server(serve: Serve) -> None:
-    api = serve()
+def test_every_answer_has_the_security_headers_and_says_nothing_of_the_server(api: Api) -> None:
     answers = [
         api.post(envelope()),
         api.post({}),
@@ -238,8 +233,7 @@ def test_every_answer_has_the_security_headers_and_says_nothing_of_the_server(se
     assert "//" not in answers[5].text.replace("<!--", "").replace("//www.w3.org", "")
 
 
-def test_a_token_of_some_sites_writes_for_these_only(serve: Serve) -> None:
-    api = serve()
+def test_a_token_of_some_sites_writes_for_these_only(api: Api) -> None:
     headers = bearer(token(sites=["north"]))
     north, south = envelope(meta={"site_id": "north"}), envelope(meta={"site_id": "south"})
     assert api.post(north, **headers).status_code == 201

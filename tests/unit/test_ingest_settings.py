@@ -79,6 +79,10 @@ KEYS = "Exactly one of REHAB_JWT_SECRET, REHAB_JWT_PUBLIC_KEY_FILE and REHAB_JWT
             {"development": True, "host": "example.org"},
             "REHAB_DEVELOPMENT works on a loopback address only, such as 127.0.0.1.",
         ),
+        (
+            {"development": True, "jwt_secret": None, "jwt_jwks_url": "https://keys.example/jwks"},
+            "REHAB_DEVELOPMENT goes with REHAB_JWT_SECRET, or with no key at all.",
+        ),
         ({"jwt_audienc": "rehab"}, "REHAB_JWT_AUDIENC is not a setting."),
     ],
 )
