@@ -96,6 +96,12 @@ resource "google_project_iam_member" "launcher_builds" {
   member  = google_service_account.launcher.member
 }
 
+resource "google_project_iam_member" "launcher_services" {
+  project = var.project
+  role    = "roles/serviceusage.serviceUsageConsumer"
+  member  = google_service_account.launcher.member
+}
+
 resource "google_project_iam_member" "launcher_logs" {
   project = var.project
   role    = "roles/logging.logWriter"
@@ -108,9 +114,23 @@ resource "google_service_account_iam_member" "launcher_worker" {
   member             = google_service_account.launcher.member
 }
 
+# A build runs as the launcher too.
+resource "google_service_account_iam_member" "launcher_itself" {
+  service_account_id = google_service_account.launcher.name
+  role               = "roles/iam.serviceAccountUser"
+  member             = google_service_account.launcher.member
+}
+
+resource "google_storage_bucket_iam_member" "launcher_objects" {
+  bucket = google_storage_bucket.job.name
+  role   = "roles/storage.objectAdmin"
+  member = google_service_account.launcher.member
+}
+
+# gcloud looks at the bucket before it puts the sources there.
 resource "google_storage_bucket_iam_member" "launcher_bucket" {
   bucket = google_storage_bucket.job.name
-  role   = "roles/storage.admin"
+  role   = "roles/storage.legacyBucketReader"
   member = google_service_account.launcher.member
 }
 
@@ -129,6 +149,11 @@ resource "google_service_account_iam_member" "operators" {
   member             = each.key
 }
 
+locals {
+  # What therapists and analysts read. Dead letters are not for them: they hold what anyone sent.
+  projections = toset(["adherence", "quality", "work_queue"])
+}
+
 # Reading a view needs no right to its tables: the views are entered in the dataset's own list.
 resource "google_bigquery_table_iam_member" "readers" {
   for_each = { for pair in setproduct(keys(local.projections), var.readers) : "${pair[0]} ${pair[1]}" => pair }
@@ -137,6 +162,58 @@ resource "google_bigquery_table_iam_member" "readers" {
   table_id   = google_bigquery_table.views[each.value[0]].table_id
   role       = "roles/bigquery.dataViewer"
   member     = each.value[1]
+}
+
+# The HTTP API: publishes events, and says how the job is.
+resource "google_service_account" "api" {
+  account_id   = "rehab-api"
+  display_name = "Rehab tracking: the HTTP API"
+
+  depends_on = [google_project_service.required]
+}
+
+resource "google_pubsub_topic_iam_member" "api_events" {
+  for_each = local.sources
+
+  topic  = google_pubsub_topic.topics["events-${each.key}"].name
+  role   = "roles/pubsub.publisher"
+  member = google_service_account.api.member
+}
+
+resource "google_pubsub_subscription_iam_member" "api_settings" {
+  for_each = google_pubsub_subscription.events
+
+  subscription = each.value.name
+  role         = "roles/pubsub.viewer"
+  member       = google_service_account.api.member
+}
+
+resource "google_project_iam_member" "api_dataflow" {
+  project = var.project
+  role    = "roles/dataflow.viewer"
+  member  = google_service_account.api.member
+}
+
+resource "google_project_iam_member" "api_monitoring" {
+  project = var.project
+  role    = "roles/monitoring.viewer"
+  member  = google_service_account.api.member
+}
+
+resource "google_secret_manager_secret_iam_member" "api_jwt" {
+  secret_id = google_secret_manager_secret.jwt.secret_id
+  role      = "roles/secretmanager.secretAccessor"
+  member    = google_service_account.api.member
+}
+
+# Who may call the HTTP API at all; each call needs a token of its own besides.
+resource "google_cloud_run_v2_service_iam_member" "callers" {
+  for_each = var.api_image == null ? [] : toset(var.api_callers)
+
+  name     = google_cloud_run_v2_service.api[0].name
+  location = google_cloud_run_v2_service.api[0].location
+  role     = "roles/run.invoker"
+  member   = each.key
 }
 
 # What cannot be delivered in 100 attempts is moved by Pub/Sub itself.
@@ -152,9 +229,4 @@ resource "google_pubsub_subscription_iam_member" "pubsub_events" {
   subscription = each.value.name
   role         = "roles/pubsub.subscriber"
   member       = google_project_service_identity.pubsub.member
-}
-
-locals {
-  # What therapists and analysts read; dead letters hold what anyone sent.
-  projections = toset(["adherence", "quality", "work_queue"])
 }

@@ -17,3 +17,8 @@ output "nudge_topic" {
   description = "The topic that consumers of nudges subscribe to."
   value       = google_pubsub_topic.topics["nudges"].id
 }
+
+output "api_url" {
+  description = "Address of the HTTP API, if it is deployed."
+  value       = one(google_cloud_run_v2_service.api[*].uri)
+}

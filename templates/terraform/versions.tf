@@ -11,11 +11,6 @@ terraform {
       version = "6.50.0"
     }
   }
-
-  # Several people operate this: `terraform init -backend-config=bucket=BUCKET` says where the state is kept.
-  backend "gcs" {
-    prefix = "rehab-tracking"
-  }
 }
 
 provider "google" {
@@ -31,5 +26,5 @@ provider "google-beta" {
 }
 
 locals {
-  labels = { application = "rehab-tracking" }
+  labels = { app = "rehab-tracking" }
 }
