@@ -156,7 +156,7 @@ locals {
 
 # Reading a view needs no right to its tables: the views are entered in the dataset's own list.
 resource "google_bigquery_table_iam_member" "readers" {
-  for_each = { for pair in setproduct(keys(local.projections), var.readers) : "${pair[0]} ${pair[1]}" => pair }
+  for_each = { for pair in setproduct(local.projections, var.readers) : "${pair[0]} ${pair[1]}" => pair }
 
   dataset_id = google_bigquery_dataset.rehab_tracking.dataset_id
   table_id   = google_bigquery_table.views[each.value[0]].table_id
@@ -208,7 +208,7 @@ resource "google_secret_manager_secret_iam_member" "api_jwt" {
 
 # Who may call the HTTP API at all; each call needs a token of its own besides.
 resource "google_cloud_run_v2_service_iam_member" "callers" {
-  for_each = var.api_image == null ? [] : toset(var.api_callers)
+  for_each = toset(var.api_image == null ? [] : var.api_callers)
 
   name     = google_cloud_run_v2_service.api[0].name
   location = google_cloud_run_v2_service.api[0].location
