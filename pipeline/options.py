@@ -14,6 +14,7 @@ from apache_beam.options.pipeline_options import (
     FlinkRunnerOptions,
     GoogleCloudOptions,
     PipelineOptions,
+    SetupOptions,
     StandardOptions,
     TestOptions,
     WorkerOptions,
@@ -171,6 +172,9 @@ def parse_options(arguments: Sequence[str]) -> RehabOptions:
         raise OptionsError(problem)
     options.view_as(StandardOptions).streaming = not options.is_bounded
     _set_parallelism(options)
+    # Nothing that a worker needs is defined in the main module; on Dataflow, Beam would send it all the same.
+    setup = options.view_as(SetupOptions)
+    setup.save_main_session = bool(setup.save_main_session)
     return options
 
 
