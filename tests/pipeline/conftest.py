@@ -47,7 +47,8 @@ def launcher_arguments(*arguments: str) -> list[str]:
         f"--job_name={job_name}",
         "--template_location=gs://my-bucket/staging/template_launches/1/job_object",
     ]
-    labels, renamed = {"goog-dataflow-provided-template-type": "flex"}, {}
+    labels = {"goog-dataflow-provided-template-type": "flex"}
+    renamed: dict[str, str] = {}
     for flag in flags:
         name, _, value = flag.partition("=")
         if name == "--parameters":

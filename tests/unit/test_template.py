@@ -127,14 +127,15 @@ def test_what_the_job_cannot_do_without_is_required() -> None:
 
 
 def test_parameters_of_a_kind_have_its_type() -> None:
-    types = {name: ParameterType[parameter["paramType"]] for name, parameter in PARAMETERS.items()}
+    known = ParameterType.__members__
     for name, (good, _) in VALUES.items():
+        stated = known[PARAMETERS[name]["paramType"]]
         if good[0].startswith("projects/"):
-            assert types[name] == ParameterType[f"PUBSUB_{good[0].split('/')[2][:-1].upper()}"]
+            assert stated == known[f"PUBSUB_{good[0].split('/')[2][:-1].upper()}"]
         elif good[0].startswith("gs://"):
-            assert types[name] == ParameterType.GCS_READ_FILE
+            assert stated == ParameterType.GCS_READ_FILE
         elif good[0].isdecimal():
-            assert types[name] == ParameterType.NUMBER
+            assert stated == ParameterType.NUMBER
 
 
 def _matches(name: str, value: str) -> bool:
