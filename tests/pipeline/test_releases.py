@@ -51,6 +51,11 @@ def test_what_holds_state_holds_it_in_the_same_form(job: Any) -> None:
         assert now[names.get(step, step)] == form, ADVICE.format(version=LAST)
 
 
+def test_ids_are_looked_for_where_they_were_seen(job: Any) -> None:
+    name = "deduplication_shards"
+    assert graph_of(job)[name] == read(LAST, "graph.json")[name], ADVICE.format(version=LAST)
+
+
 def test_this_version_is_recorded_as_it_is(job: Any) -> None:
     assert this_version() == LAST, "Record it: python -m tests.releases.record"
     assert read(LAST, "graph.json") == graph_of(job), "Record it again: python -m tests.releases.record"

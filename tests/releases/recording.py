@@ -17,6 +17,7 @@ from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2 as protos
 from apache_beam.runners.pipeline_context import PipelineContext
 
+from pipeline.graph import SHARDS
 from tests.strategies import WINDOW_END, random_arrivals
 from transforms.adherence import Adherence
 from transforms.deduplication import Deduplicate
@@ -77,7 +78,12 @@ def graph_of(job: Any) -> dict[str, Any]:
     """Names, and what holds state, of a Dataflow job."""
     components = job.proto_pipeline.components
     steps = [t.unique_name for t in components.transforms.values() if not t.subtransforms]
-    return {"steps": sorted(steps), "stateful": dict(sorted(_stateful(components)))}
+    return {
+        "steps": sorted(steps),
+        "stateful": dict(sorted(_stateful(components))),
+        # Among others, an id would be looked for where it has not been seen.
+        "deduplication_shards": SHARDS,
+    }
 
 
 def coder_of(job: Any, step: str) -> Any:
