@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-import pathspec
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -48,16 +47,9 @@ def run(command: list[str | Path], cwd: Path) -> str:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The sdist, and the wheel that is built from it, of a copy: building leaves files behind."""
     source = tmp_path_factory.mktemp("source")
-    ignored = pathspec.GitIgnoreSpec.from_lines((ROOT / ".gitignore").read_text().splitlines())
     for name in (*PACKAGES, "tests", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
         if (ROOT / name).is_dir():
-            shutil.copytree(
-                ROOT / name,
-                source / name,
-                ignore=lambda folder, names: [
-                    each for each in names if ignored.match_file((Path(folder) / each).relative_to(ROOT))
-                ],
-            )
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         elif (ROOT / name).exists():
             shutil.copy(ROOT / name, source)
     run([sys.executable, "-m", "build", "--no-isolation", "--outdir", source / "dist", "."], cwd=source)
