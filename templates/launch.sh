@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the template, and launches, updates and stops the job.
-set -euo pipefail
+# Not with -u: the Bash of macOS takes an empty array for an unset variable.
+set -eo pipefail
 
 usage() {
   cat <<'USAGE'
