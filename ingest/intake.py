@@ -8,12 +8,13 @@ published and however long it waits.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import orjson
 
 from ingest.auth import Caller
 from transforms.events import FieldError, InvalidEventError, content_id, parse_event
-from transforms.message import MAX_ARRAY_LENGTH, MAX_MESSAGE_BYTES, Message
+from transforms.message import MAX_ARRAY_LENGTH, MAX_MESSAGE_BYTES, PUBLISH_ID_ATTRIBUTE, Message
 from transforms.times import to_rfc3339
 
 
@@ -87,11 +88,13 @@ def id_in_batch(key: str, content: Any) -> str | None:
 
 
 def message(events: Sequence[Accepted]) -> Outgoing:
-    """One message with all of these events."""
+    """One message with all of these events, of the same identity whenever it is published again."""
+    identity = {PUBLISH_ID_ATTRIBUTE: uuid4().hex}
     if len(events) == 1:
-        # As attributes these let Dataflow drop what a publisher sends twice, and subscribers filter.
-        return Outgoing(events[0].payload, {"event_id": events[0].event_id, "kind": events[0].kind})
-    return Outgoing(b"[" + b",".join(event.payload for event in events) + b"]", {})
+        # For subscribers that filter.
+        stated = {"event_id": events[0].event_id, "kind": events[0].kind}
+        return Outgoing(events[0].payload, identity | stated)
+    return Outgoing(b"[" + b",".join(event.payload for event in events) + b"]", identity)
 
 
 def packed(events: Iterable[Accepted]) -> Iterator[list[Accepted]]:

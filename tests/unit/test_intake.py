@@ -15,7 +15,7 @@ from tests.fuzzing import fuzzed
 from tests.strategies import random_arrivals
 from transforms.dead_letters import DeadLetter
 from transforms.events import Event, content_id, parse_event
-from transforms.message import MAX_ARRAY_LENGTH, MAX_MESSAGE_BYTES, Message
+from transforms.message import MAX_ARRAY_LENGTH, MAX_MESSAGE_BYTES, PUBLISH_ID_ATTRIBUTE, Message
 from transforms.times import DAY_US, to_rfc3339
 from transforms.validation import validate
 
@@ -194,5 +194,9 @@ def test_a_message_has_at_most_as_many_events_as_the_pipeline_takes() -> None:
 
 def test_one_event_tells_its_id_and_kind_in_attributes_and_several_do_not() -> None:
     event = accepted(sized(200))
-    assert message([event]).attributes == {"event_id": "e", "kind": "rep_observation"}
-    assert message([event, event]).attributes == {}
+    single, array, again = message([event]), message([event, event]), message([event])
+    assert single.attributes.keys() == {PUBLISH_ID_ATTRIBUTE, "event_id", "kind"}
+    assert (single.attributes["event_id"], single.attributes["kind"]) == ("e", "rep_observation")
+    assert array.attributes.keys() == {PUBLISH_ID_ATTRIBUTE}
+    # A corrected event is another publication, though its id is the same.
+    assert len({outgoing.attributes[PUBLISH_ID_ATTRIBUTE] for outgoing in (single, array, again)}) == 3

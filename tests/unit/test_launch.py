@@ -42,7 +42,7 @@ KEEP = ["--snapshot-sources=true", "--snapshot-ttl=7d"]
 
 
 def launch_sh(
-    arguments: list[str], script: Path = ROOT / "templates/launch.sh", **names: str
+    arguments: list[str], script: Path = ROOT / "templates/launch.sh", /, **names: str
 ) -> subprocess.CompletedProcess[str]:
     """The script with nothing in its environment but PATH and those names."""
     return subprocess.run(
@@ -56,7 +56,7 @@ def launch_sh(
 
 
 def planned(
-    arguments: list[str], script: Path = ROOT / "templates/launch.sh", **names: str
+    arguments: list[str], script: Path = ROOT / "templates/launch.sh", /, **names: str
 ) -> list[list[str]]:
     """The commands that a dry run prints."""
     ended = launch_sh(["--dry-run", *arguments], script, **(NAMES | names))
@@ -138,7 +138,7 @@ def copied(tmp_path: Path) -> Path:
 def test_renamed_steps_are_handed_on(copied: Path) -> None:
     renamed = "# a comment\n\nTo rows=Rows\nWrite a/Write=Write b/Write\n"
     (copied.parent / "renamed_steps.txt").write_text(renamed)
-    assert planned(["update"], script=copied) == [
+    assert planned(["update"], copied) == [
         [
             *LAUNCH,
             "--update",
@@ -157,11 +157,11 @@ def test_a_build_is_named_after_the_commit(copied: Path) -> None:
     git("init")
     git("add", ".")
     git("commit", "--message=c")
-    ((*_, substitutions),) = planned(["build"], script=copied)
+    ((*_, substitutions),) = planned(["build"], copied)
     assert substitutions.endswith(f",_TAG={git('rev-parse', '--short=12', 'HEAD')}")
     copied.with_name("more").touch()
     git("add", ".")
-    ((*_, substitutions),) = planned(["build"], script=copied)
+    ((*_, substitutions),) = planned(["build"], copied)
     assert substitutions.endswith("-dirty")
 
 
