@@ -18,9 +18,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
-
-import requests
 
 from benchmarks.phases import SCENARIOS
 from pipeline.emulators import bigquery_emulator, pubsub_emulator
@@ -32,8 +29,6 @@ from pipeline.provision import provision
 ROOT = Path(__file__).resolve().parents[1]
 
 _PATIENCE_SECONDS = 120.0
-_LATENCY = "rehab_tracking.broadway.event_to_write_ms"
-_EVENTS = ("processed", "duplicate", "withheld", "too_late", "dead_letter")
 
 
 def main() -> int:
@@ -45,11 +40,17 @@ def main() -> int:
     parser.add_argument("--url", help="an API that runs already; its token is in TOKEN")
     options = parser.parse_args()
     if options.url:
-        return drive(options.scenario, options.seconds, options.url, os.environ["TOKEN"])
+        return drive(options, options.url, os.environ["TOKEN"])
     with everything() as (url, token):
-        # A process of its own: what locust does to sockets and threads, gRPC does not bear.
-        command = [sys.executable, "-m", "benchmarks.load", *sys.argv[1:], f"--url={url}"]
-        return subprocess.run(command, env=os.environ | {"TOKEN": token}, check=False).returncode
+        return drive(options, url, token)
+
+
+def drive(options: argparse.Namespace, url: str, token: str) -> int:
+    # In a process of its own: what locust does to sockets and threads does not go with gRPC.
+    command = [sys.executable, "-m", "benchmarks.drive", options.scenario, url]
+    if options.seconds:
+        command.append(str(options.seconds))
+    return subprocess.run(command, env=os.environ | {"TOKEN": token}, check=False).returncode
 
 
 @contextmanager
@@ -85,71 +86,6 @@ def everything() -> Iterator[tuple[str, str]]:
                 sys.exit("The job or the API did not start.")
             time.sleep(0.1)
         yield api.url, api.token
-
-
-def drive(scenario: str, seconds: float | None, url: str, token: str) -> int:
-    """Sends the load and prints what came of it; 1 if an event is missing in the end."""
-    from benchmarks.open_load import Load
-
-    before = status(url, token)
-    load = Load(url, token)
-    accepted = 0
-    print(f"{'events/s':16}{'accepted/s':>12}{'requests':>10}{'errors':>8}{'p50':>10}{'p95':>10}{'p99':>10}")
-    for phase in SCENARIOS[scenario]:
-        figures = load.run(phase._replace(seconds=seconds or phase.seconds))
-        accepted += figures.accepted
-        print(
-            f"{phase.name:16}{figures.accepted / figures.seconds:12,.0f}{figures.requests:10,}"
-            f"{figures.errors:8,}{figures.p50:7,.0f} ms{figures.p95:7,.0f} ms{figures.p99:7,.0f} ms",
-            flush=True,
-        )
-        if scenario == "capacity" and not figures.holds(phase._replace(seconds=seconds or phase.seconds)):
-            break
-    return report(before, accepted, url, token)
-
-
-def report(before: dict[str, Any], accepted: int, url: str, token: str) -> int:
-    """Waits until the pipeline has written what was accepted, and prints what it says of it."""
-    began = moved = time.monotonic()
-    seen = events(now := status(url, token)) - events(before)
-    while (seen < accepted or written(now) < projected(now)) and time.monotonic() - moved < _PATIENCE_SECONDS:
-        time.sleep(0.5)
-        now = status(url, token)
-        if (more := events(now) - events(before)) != seen:
-            seen, moved = more, time.monotonic()
-    rows = written(now) - written(before)
-    latency = now["metrics"]["distributions"][_LATENCY]["mean"]
-    print(f"accepted by the API        {accepted:10,} events")
-    print(f"came out of the pipeline   {seen:10,} events")
-    print(f"written to BigQuery        {rows:10,} rows, published to written {latency:,.0f} ms on average")
-    print(f"all of it written          {time.monotonic() - began:10.1f} s after the last request")
-    print(f"the pipeline is {now['status']}", *now["reasons"])
-    return 0 if seen == accepted else 1
-
-
-def status(url: str, token: str) -> dict[str, Any]:
-    answer = requests.get(
-        f"{url}/api/v1/events/broadway/status", headers={"Authorization": f"Bearer {token}"}, timeout=30
-    )
-    content: dict[str, Any] = answer.json()
-    return content
-
-
-def events(told: dict[str, Any]) -> int:
-    """Events that have come out of the pipeline somewhere."""
-    prefixes = tuple(f"rehab_tracking.broadway.event.{outcome}" for outcome in _EVENTS)
-    counters = told["metrics"]["counters"].items()
-    return sum(count["total"] for name, count in counters if name.startswith(prefixes))
-
-
-def projected(told: dict[str, Any]) -> int:
-    counters = told["metrics"]["counters"].items()
-    return sum(count["total"] for name, count in counters if ".row.projected." in name)
-
-
-def written(told: dict[str, Any]) -> int:
-    """Rows that BigQuery has acknowledged: each one's latency is observed then."""
-    return int(told["metrics"]["distributions"][_LATENCY]["count"])
 
 
 if __name__ == "__main__":

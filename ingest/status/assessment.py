@@ -19,8 +19,8 @@ def assess(seen: Seen, source: Source, now_us: int) -> model.Status:
     """The status at `now_us` (microseconds since the epoch)."""
     newest = seen.observations[-1] if seen.observations else None
     down = list(_down(seen, source, now_us))
-    degraded = list(_degraded(seen, source)) if newest else []
     recent = Recent(seen, is_over=bool(down), now_us=now_us)
+    degraded = list(_degraded(seen, source, recent)) if newest else []
     return model.Status(
         status="down" if down else "degraded" if degraded else "healthy",
         reasons=down + degraded,
@@ -63,14 +63,14 @@ def _down(seen: Seen, source: Source, now_us: int) -> Iterator[str]:
         yield "No subscription can be read."
 
 
-def _degraded(seen: Seen, source: Source) -> Iterator[str]:
+def _degraded(seen: Seen, source: Source, recent: Recent) -> Iterator[str]:
     newest = seen.observations[-1]
     if seen.failure:
         yield seen.failure
     yield from newest.troubles
     yield from _backlog(newest)
     yield from _unwritten(seen, source)
-    yield from _faults(seen)
+    yield from _faults(recent)
 
 
 def _backlog(newest: Observation) -> Iterator[str]:
@@ -99,9 +99,9 @@ def _unwritten(seen: Seen, source: Source) -> Iterator[str]:
         yield f"BigQuery: {rows} rows wait to be written, and none was in the last {patience:.0f} s."
 
 
-def _faults(seen: Seen) -> Iterator[str]:
-    before = seen.observations[0].metrics.faults
-    for reason, count in seen.observations[-1].metrics.faults.items():
+def _faults(recent: Recent) -> Iterator[str]:
+    before = recent.then.faults
+    for reason, count in recent.now.faults.items():
         if more := count - before.get(reason, 0):
             yield f"{_FAULTS[reason]}: {more} more dead letters ({reason}) in the last minute."
 

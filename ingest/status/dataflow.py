@@ -58,7 +58,7 @@ def google_clients() -> Clients:
     return Clients(dataflow.JobsV1Beta3Client(), dataflow.MetricsV1Beta3Client(), MetricServiceClient())
 
 
-class Dataflow:
+class DataflowJob:
     """Asks Google for a job, and for the one that replaces it after an update.
 
     Counters are the committed ones. A backlog is Monitoring's, so up to 3 minutes late; whether a

@@ -16,7 +16,7 @@ from transforms.times import MICROS, to_micros
 _GRACE_US = MICROS
 
 
-class MetricsFile:
+class LocalJob:
     """Reads what `--metrics_file` of `pipeline.main` names.
 
     The backlog is what the job holds: pulled and not acknowledged. The emulator tells nobody what
@@ -47,18 +47,17 @@ class MetricsFile:
 
 def _observation(content: dict[str, Any]) -> Observation:
     job, ended = content["job"], content["job"]["ended"]
-    state = "ended" if ended else "running"
-    outages = content["outages"]
     metrics = Metrics.of(content)
+    outages = [outage for outage in content["outages"] if _lasts(outage, metrics.updated_us)]
     return Observation(
-        job=Job(job["name"], f"process {job['pid']}", state, job["started_at"]),
+        job=Job(job["name"], f"process {job['pid']}", "ended" if ended else "running", job["started_at"]),
         metrics=metrics,
         subscriptions={
             role: _subscription(state, outages) for role, state in content["subscriptions"].items()
         },
         config=content["config"],
         stopped=f"The job ended at {ended['at']}. {ended['why']}" if ended else None,
-        troubles=tuple(_sentence(outage) for outage in outages if _lasts(outage, metrics.updated_us)),
+        troubles=tuple(_sentence(outage) for outage in outages),
     )
 
 

@@ -10,9 +10,12 @@ from transforms.times import MINUTE_US
 
 _LOGGER = logging.getLogger(__name__)
 
+# Rates look back a minute; whether rows stay unwritten is seen over a longer time where counters come late.
+_KEPT_US = 3 * MINUTE_US
+
 
 class Seen(NamedTuple):
-    """What is known of the job: observations of the last minute and the one before, oldest first.
+    """What is known of the job: observations of the last minutes, oldest first.
 
     `failure` says why the newest attempt told nothing, if so.
     """
@@ -28,7 +31,7 @@ class Seen(NamedTuple):
             if _run(earlier) == _run(observation)
             and earlier.metrics.updated_us < observation.metrics.updated_us
         ]
-        since_us = observation.metrics.updated_us - MINUTE_US
+        since_us = observation.metrics.updated_us - _KEPT_US
         while len(known) > 1 and known[1].metrics.updated_us <= since_us:
             del known[0]
         return Seen((*known, observation))

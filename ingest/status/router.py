@@ -11,8 +11,8 @@ from ingest.auth import READ_STATUS, Caller, requires
 from ingest.openapi import AUTHORIZATION_ANSWERS, Answers, Problem
 from ingest.settings import Settings
 from ingest.status.assessment import assess
-from ingest.status.dataflow import Dataflow
-from ingest.status.local import MetricsFile
+from ingest.status.dataflow import DataflowJob
+from ingest.status.local import LocalJob
 from ingest.status.model import Status
 from ingest.status.monitor import Monitor
 from ingest.status.source import NoSource, Source
@@ -62,5 +62,5 @@ def install(app: FastAPI, settings: Settings) -> None:
 
 def _source(settings: Settings) -> Source:
     if settings.job_id and settings.project and settings.region:
-        return Dataflow(settings.project, settings.region, settings.job_id)
-    return MetricsFile(settings.metrics_file) if settings.metrics_file else NoSource()
+        return DataflowJob(settings.project, settings.region, settings.job_id)
+    return LocalJob(settings.metrics_file) if settings.metrics_file else NoSource()

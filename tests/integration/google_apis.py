@@ -122,7 +122,9 @@ def counted(name: str, value: int, step: str = "s1", **context: str) -> dataflow
 def distributed(name: str, step: str = "s1", **values: int) -> list[dataflow.MetricUpdate]:
     """A distribution of ours: itself, and its parts for Dataflow's pages."""
     whole = dataflow.MetricUpdate(name=_named(name, step, {}), distribution=dict(values))
-    parts = [counted(f"{name}_{part.upper()}", value, step) for part, value in values.items()]
+    parts = [
+        counted(f"{name}_{part.upper()}", values[part], step) for part in ("min", "max", "mean", "count")
+    ]
     return [whole, *parts]
 
 

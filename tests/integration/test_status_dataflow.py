@@ -11,7 +11,7 @@ from google.auth.exceptions import DefaultCredentialsError
 from google.cloud import dataflow_v1beta3 as dataflow
 
 from ingest.status.assessment import assess
-from ingest.status.dataflow import OPTIONS, Clients, Dataflow
+from ingest.status.dataflow import OPTIONS, Clients, DataflowJob
 from ingest.status.model import Status
 from ingest.status.monitor import Seen
 from ingest.status.source import SourceError
@@ -99,16 +99,16 @@ def clients(apis: GoogleApis) -> Iterator[Clients]:
 
 
 @pytest.fixture
-def source(clients: Clients) -> Dataflow:
-    return Dataflow("rehab-local", "europe-west1", JOB, lambda: clients)
+def source(clients: Clients) -> DataflowJob:
+    return DataflowJob("rehab-local", "europe-west1", JOB, lambda: clients)
 
 
-def told(source: Dataflow) -> Status:
+def told(source: DataflowJob) -> Status:
     seen = Seen().after(source.observe())
     return assess(seen, source, int(time.time() * 1_000_000))
 
 
-def test_a_job_that_is_well(source: Dataflow, provisioned: Resources) -> None:
+def test_a_job_that_is_well(source: DataflowJob, provisioned: Resources) -> None:
     status = told(source)
     assert (status.status, status.reasons) == ("healthy", [])
     assert status.job
@@ -129,7 +129,7 @@ def test_a_job_that_is_well(source: Dataflow, provisioned: Resources) -> None:
     assert (batches.count, batches.mean) == (3, 2.3)
 
 
-def test_the_options_are_those_that_the_job_runs_with(source: Dataflow, provisioned: Resources) -> None:
+def test_the_options_are_those_that_the_job_runs_with(source: DataflowJob, provisioned: Resources) -> None:
     config = told(source).config
     options = parse_options(
         [
@@ -143,7 +143,7 @@ def test_the_options_are_those_that_the_job_runs_with(source: Dataflow, provisio
     assert config["dataset"] == provisioned.dataset
 
 
-def test_rates_are_those_between_two_answers(apis: GoogleApis, source: Dataflow) -> None:
+def test_rates_are_those_between_two_answers(apis: GoogleApis, source: DataflowJob) -> None:
     first = source.observe()
     apis.metrics[JOB].append(counted(f"{BROADWAY}/event.processed.feedback", 40))
     second = source.observe()
@@ -168,7 +168,7 @@ def test_rates_are_those_between_two_answers(apis: GoogleApis, source: Dataflow)
     ],
 )
 def test_a_job_that_does_not_run(
-    apis: GoogleApis, source: Dataflow, state: str, health: str, words: str
+    apis: GoogleApis, source: DataflowJob, state: str, health: str, words: str
 ) -> None:
     apis.jobs[JOB].current_state = getattr(dataflow.JobState, state)
     status = told(source)
@@ -177,7 +177,7 @@ def test_a_job_that_does_not_run(
 
 
 def test_a_job_that_was_updated_is_followed(
-    apis: GoogleApis, source: Dataflow, provisioned: Resources
+    apis: GoogleApis, source: DataflowJob, provisioned: Resources
 ) -> None:
     assert told(source).status == "healthy"
     updated = dataflow.JobState.JOB_STATE_UPDATED
@@ -194,7 +194,7 @@ def test_a_job_that_was_updated_is_followed(
     assert status.metrics.counters[f"{BROADWAY}.event.processed.alert"].total == 0
 
 
-def test_a_subscription_that_is_deleted(source: Dataflow, provisioned: Resources) -> None:
+def test_a_subscription_that_is_deleted(source: DataflowJob, provisioned: Resources) -> None:
     path = provisioned.secondary_subscription
     subscriber().delete_subscription(subscription=path)
     status = told(source)
@@ -204,7 +204,7 @@ def test_a_subscription_that_is_deleted(source: Dataflow, provisioned: Resources
     subscriber().create_subscription(name=path, topic=provisioned.secondary_topic)
 
 
-def test_a_backlog_that_is_old(apis: GoogleApis, source: Dataflow, provisioned: Resources) -> None:
+def test_a_backlog_that_is_old(apis: GoogleApis, source: DataflowJob, provisioned: Resources) -> None:
     apis.series[OLDEST, provisioned.primary_subscription.rpartition("/")[2]] = 600
     status = told(source)
     assert status.status == "degraded"
@@ -212,7 +212,7 @@ def test_a_backlog_that_is_old(apis: GoogleApis, source: Dataflow, provisioned: 
     assert "600 s ago" in status.reasons[0]
 
 
-def test_what_may_not_be_read_is_said_and_the_rest_told(apis: GoogleApis, source: Dataflow) -> None:
+def test_what_may_not_be_read_is_said_and_the_rest_told(apis: GoogleApis, source: DataflowJob) -> None:
     apis.refuse_metrics()
     status = told(source)
     assert status.status == "degraded"
@@ -224,8 +224,8 @@ def test_what_may_not_be_read_is_said_and_the_rest_told(apis: GoogleApis, source
     assert status.producers["primary"].reachable is True
 
 
-def test_a_job_that_cannot_be_looked_up(apis: GoogleApis, source: Dataflow, clients: Clients) -> None:
-    missing = Dataflow("rehab-local", "europe-west1", "missing", lambda: clients)
+def test_a_job_that_cannot_be_looked_up(apis: GoogleApis, source: DataflowJob, clients: Clients) -> None:
+    missing = DataflowJob("rehab-local", "europe-west1", "missing", lambda: clients)
     with pytest.raises(SourceError, match=r"^There is no job missing in rehab-local, europe-west1\.$"):
         missing.observe()
     apis.refuse_jobs()
@@ -239,12 +239,12 @@ def test_without_credentials() -> None:
     def connect() -> Clients:
         raise DefaultCredentialsError("none")
 
-    source = Dataflow("rehab-local", "europe-west1", JOB, connect)
+    source = DataflowJob("rehab-local", "europe-west1", JOB, connect)
     with pytest.raises(SourceError, match="DefaultCredentialsError"):
         source.observe()
 
 
-def test_monitoring_is_asked_only_now_and_then(apis: GoogleApis, source: Dataflow) -> None:
+def test_monitoring_is_asked_only_now_and_then(apis: GoogleApis, source: DataflowJob) -> None:
     for _ in range(3):
         told(source)
     questions = [type(request).__name__ for request in apis.asked]

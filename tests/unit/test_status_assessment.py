@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ingest.status.assessment import assess
-from ingest.status.local import MetricsFile
+from ingest.status.local import LocalJob
 from ingest.status.model import Status
 from ingest.status.monitor import Monitor, Seen
 from ingest.status.source import Job, NoSource, Observation, SourceError, Subscription
@@ -15,7 +15,7 @@ from pipeline.metrics import BROADWAY, Metrics, Spread
 
 SECOND = 1_000_000
 START = 1_800_000_000 * SECOND
-SOURCE = MetricsFile(Path("unused"))
+SOURCE = LocalJob(Path("unused"))
 PRIMARY = Subscription("projects/rehab-local/subscriptions/primary", True, 3, 1.5)
 
 
@@ -187,10 +187,10 @@ def test_no_job() -> None:
 def test_a_file_that_is_no_metrics_file(tmp_path: Path, content: str) -> None:
     path = tmp_path / "metrics.json"
     with pytest.raises(SourceError, match="No job has reported yet"):
-        MetricsFile(path).observe()
+        LocalJob(path).observe()
     path.write_text(content)
     with pytest.raises(SourceError, match="is not the metrics file of a job of this release"):
-        MetricsFile(path).observe()
+        LocalJob(path).observe()
 
 
 def test_a_source_that_fails_is_no_end_of_observing() -> None:
