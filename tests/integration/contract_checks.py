@@ -19,7 +19,7 @@ _BEYOND_THE_SCHEMA = re.compile(
 
 @schemathesis.check
 def valid_data_is_refused_only_by_rules_beyond_the_schema(
-    _context: schemathesis.CheckContext, response: Response, case: schemathesis.Case
+    _context: schemathesis.CheckContext, response: Response, case: schemathesis.Case[Any]
 ) -> None:
     if response.status_code != 422 or not case.meta or case.meta.generation.mode != GenerationMode.POSITIVE:
         return
