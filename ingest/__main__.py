@@ -1,5 +1,6 @@
 """The API as a process: `python -m ingest`; its settings come from the environment."""
 
+import argparse
 import logging
 import sys
 
@@ -9,7 +10,7 @@ from pydantic import SecretStr
 
 from ingest.app import create_app
 from ingest.auth import development_token, new_secret
-from ingest.settings import Settings, SettingsError, load_settings
+from ingest.settings import JOB_SETTINGS, Settings, SettingsError, load_settings
 from ingest.spool import SpoolError
 
 # A supervisor's patience, less the time to write down what Pub/Sub has not confirmed.
@@ -23,7 +24,7 @@ def main() -> int:
     """The command; 2 for settings that do not work, 1 for what else keeps it from starting."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        settings = load_settings()
+        settings = load_settings(**_stated())
         if settings.development:
             settings = _with_secret(settings)
         app = create_app(settings)
@@ -46,6 +47,18 @@ def main() -> int:
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
     return 0
+
+
+def _stated() -> dict[str, str]:
+    """The options of the command line: which job to tell of."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ingest",
+        description="The HTTP API. Its settings come from the environment; these can be stated here, too.",
+        allow_abbrev=False,
+    )
+    for name in JOB_SETTINGS:
+        parser.add_argument(f"--{name}", help=Settings.model_fields[name].description)
+    return {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
 
 
 def _complain(sentence: str, status: int) -> int:

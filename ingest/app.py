@@ -17,12 +17,13 @@ from secure import (
 )
 from secure.middleware import SecureASGIMiddleware
 
-from ingest import docs, events, health, openapi, refusals
+from ingest import docs, events, health, metrics, openapi, refusals
 from ingest.auth import Verifier
 from ingest.outbox import Outbox
 from ingest.publishing import Publisher
 from ingest.settings import Settings
 from ingest.spool import Spool
+from ingest.status import router as status
 from ingest.telemetry import CountRequests
 
 _MB = 1024 * 1024
@@ -47,6 +48,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.outbox = Outbox(Publisher(settings), Spool(settings.queue_dir, settings.queue_max_mb * _MB))
     app.include_router(events.router)
     app.include_router(health.router)
+    status.install(app, settings)
+    metrics.install(app)
     openapi.install(app)
     refusals.install(app)
     scripts = docs.install(app)

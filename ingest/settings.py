@@ -3,7 +3,7 @@
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -12,6 +12,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pipeline.names import TOPIC
 
 PREFIX = "REHAB_"
+
+# Which job the status tells of.
+JOB_SETTINGS = ("metrics_file", "job_id", "project", "region")
 
 # RFC 7518 wants a key as long as the hash; a shorter one can be guessed from a single token.
 _MIN_SECRET_BYTES = 32
@@ -68,6 +71,12 @@ class Settings(BaseSettings):
     jwt_jwks_url: HttpUrl | None = Field(None, description="URL of a JWK set with the keys of RS256 tokens.")
     jwt_audience: str | None = Field(None, description="The `aud` that a token must have.")
     jwt_issuer: str | None = Field(None, description="The `iss` that a token must have.")
+    metrics_file: Path | None = Field(
+        None, description="File that a job on this machine keeps up to date: its --metrics_file."
+    )
+    job_id: str | None = Field(None, description="Instead, the id of a job on Dataflow.")
+    project: str | None = Field(None, description="Project of that job.")
+    region: str | None = Field(None, description="Region of that job.")
     development: bool = Field(
         False, description="On a loopback address only: makes up a secret and prints a token."
     )
@@ -81,6 +90,14 @@ class Settings(BaseSettings):
                 "keys",
                 "Exactly one of REHAB_JWT_SECRET, REHAB_JWT_PUBLIC_KEY_FILE and REHAB_JWT_JWKS_URL is needed",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_job(self) -> Self:
+        if self.job_id and self.metrics_file:
+            raise PydanticCustomError("job", "REHAB_METRICS_FILE and REHAB_JOB_ID cannot go together")
+        if bool(self.job_id) != bool(self.project) or bool(self.job_id) != bool(self.region):
+            raise PydanticCustomError("job", "REHAB_JOB_ID, REHAB_PROJECT and REHAB_REGION go together")
         return self
 
     @model_validator(mode="after")
@@ -104,8 +121,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def load_settings() -> Settings:
-    """The settings of the environment.
+def load_settings(**stated: Any) -> Settings:
+    """The settings of the environment, but for those `stated`.
 
     Raises SettingsError for a value that does not work, for values that contradict each other, and
     for a name with the prefix that is no setting: misspelt, it would silently have no effect.
@@ -115,7 +132,7 @@ def load_settings() -> Settings:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingsError(f"{name} is not a setting.")
     try:
-        return Settings()
+        return Settings(**stated)
     except ValidationError as error:
         raise SettingsError(_sentence(error)) from None
 

@@ -23,6 +23,7 @@ from requests.exceptions import ChunkedEncodingError, Timeout
 from requests.exceptions import ConnectionError as HttpConnectionError
 
 from pipeline import clients
+from pipeline.outages import OUTAGES, Call
 from transforms.rows import Row
 
 _LOGGER = logging.getLogger(__name__)
@@ -76,12 +77,13 @@ class TableWriter:
         project, _, dataset_id = dataset.rpartition(".")
         self._client = clients.bigquery(project)
         self._table = DatasetReference(project, dataset_id).table(table)
+        self._writing = Call("BigQuery", f"table {dataset}.{table}", "write to")
         self._retry = Retry(
             predicate=_is_transient,
             initial=0.2,
             maximum=20.0,
             timeout=600.0,
-            on_error=self._log_retry,
+            on_error=self._note_failure,
         )
 
     def write(self, rows: Sequence[Row]) -> list[Rejection]:
@@ -94,6 +96,7 @@ class TableWriter:
         rejections = []
         for request in _requests([_entry(row) for row in rows]):
             rejections += self._send(request)
+            OUTAGES.answered(self._writing)
         return rejections
 
     def _send(self, entries: list[_Entry]) -> list[Rejection]:
@@ -167,9 +170,10 @@ class TableWriter:
             return [Rejection(entry.row, "row: invalid")]
         return []
 
-    def _log_retry(self, error: Exception) -> None:
+    def _note_failure(self, error: Exception) -> None:
         # Only the kind of error: BigQuery's messages may quote a value.
         _LOGGER.warning("Writing to %s again after %s", self._table.table_id, type(error).__name__)
+        OUTAGES.failed(self._writing, error)
 
 
 def _entry(row: Row) -> _Entry:

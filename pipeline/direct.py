@@ -14,7 +14,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 
@@ -51,6 +51,7 @@ from google.pubsub_v1.types import PullResponse
 
 from pipeline.clients import subscriber
 from pipeline.errors import OperatorError
+from pipeline.outages import OUTAGES, Call
 from transforms.message import Message
 from transforms.times import MICROS
 
@@ -63,8 +64,9 @@ MAX_MESSAGES = 1000
 _ENOUGH_MESSAGES = 1000
 _ENOUGH_BYTES = 16 * 1024 * 1024
 
-# How long a pull waits for a message.
+# How long a pull waits for a message; after a failure not long, to find out whether it works again.
 _PULL_SECONDS = 30.0
+_TRY_SECONDS = 1.0
 
 # A pull returns as soon as there is one message; at a pull for each, pulling would take more time than
 # processing.
@@ -95,6 +97,13 @@ _TRANSIENT = (
 
 class SubscriptionError(OperatorError):
     """A subscription cannot be read."""
+
+
+class Held(NamedTuple):
+    """Messages that were pulled and not acknowledged yet; the publish time (µs) of the oldest, if any."""
+
+    messages: int
+    oldest_us: int | None
 
 
 @beam.typehints.with_output_types(Message)
@@ -181,11 +190,13 @@ class _Subscription:
     ) -> None:
         """`changed` guards what is waiting in all subscriptions; `fail` ends the pipeline."""
         self._path = read.subscription
+        self._pulling = Call("Pub/Sub", f"subscription {self._path}", "pull from")
         self._changed = changed
         self._fail = fail
         self._ledger = HoldLedger(read.hold_seconds)
         self._waiting: deque[tuple[Message, str]] = deque()
         self._waiting_bytes = 0
+        self._unacknowledged: dict[str, int] = {}
         self._settled: list[str] = []
         self._stopped = threading.Event()
         self._puller = threading.Thread(target=self._pull_forever, name=f"pull {self._path}", daemon=True)
@@ -214,6 +225,11 @@ class _Subscription:
         """The publish time (µs) of the message that is next; None if nothing is waiting."""
         with self._changed:
             return self._waiting[0][0].publish_us if self._waiting else None
+
+    def held(self) -> Held:
+        """What Pub/Sub still answers for."""
+        with self._changed:
+            return Held(len(self._unacknowledged), min(self._unacknowledged.values(), default=None))
 
     def take(self, now: float) -> list[Message]:
         """Up to MAX_MESSAGES, when the runner asks at `now`."""
@@ -255,16 +271,21 @@ class _Subscription:
             initial=0.1,
             maximum=10.0,
             timeout=None,
-            on_error=lambda error: _LOGGER.warning(
-                "Pulling from %s failed (%s) and is tried again.", self._path, type(error).__name__
-            ),
+            on_error=self._note_failure,
         )
-        return retry(self._pull_once)()
+        received: list[tuple[Message, str]] = retry(self._pull_once)()
+        OUTAGES.answered(self._pulling)
+        return received
+
+    def _note_failure(self, error: Exception) -> None:
+        _LOGGER.warning("Pulling from %s failed (%s) and is tried again.", self._path, type(error).__name__)
+        OUTAGES.failed(self._pulling, error)
 
     def _pull_once(self) -> list[tuple[Message, str]]:
+        timeout = _TRY_SECONDS if self._pulling in OUTAGES.current() else _PULL_SECONDS
         try:
             response = subscriber().pull(
-                subscription=self._path, max_messages=MAX_MESSAGES, retry=None, timeout=_PULL_SECONDS
+                subscription=self._path, max_messages=MAX_MESSAGES, retry=None, timeout=timeout
             )
         except exceptions.DeadlineExceeded:
             return []
@@ -283,6 +304,7 @@ class _Subscription:
         with self._changed:
             if not self._stopped.is_set():
                 self._waiting += received
+                self._unacknowledged.update((ack_id, message.publish_us) for message, ack_id in received)
                 self._waiting_bytes += sum(len(message.payload) for message, _ in received)
                 self._changed.notify_all()
                 return
@@ -304,6 +326,9 @@ class _Subscription:
             ids, self._settled = self._settled, []
         for portion in itertools.batched(ids, _IDS_PER_REQUEST, strict=False):
             self._request("acknowledge", ack_ids=list(portion))
+            with self._changed:
+                for ack_id in portion:
+                    self._unacknowledged.pop(ack_id, None)
             _LOGGER.debug("%s: %d messages acknowledged.", self._path, len(portion))
 
     def _give_back(self, ids: list[str]) -> None:
@@ -725,6 +750,15 @@ class _ParallelExecutor(executor._ExecutorServiceParallelExecutor):
         self.visible_updates.offer(self._VisibleExecutorUpdate(error))
 
 
+class StreamingResult(direct_runner.DirectPipelineResult):
+    """A running stream."""
+
+    def held(self) -> dict[str, Held]:
+        """What is held of each subscription, by its path."""
+        reads = self._evaluation_context.subscriptions
+        return {step.transform.subscription: subscription.held() for step, subscription in reads.items()}
+
+
 class _Executor(executor.Executor):
     def __init__(self, *arguments: Any) -> None:
         self._executor = _ParallelExecutor(*arguments)
@@ -736,9 +770,7 @@ class StreamingDirectRunner(direct_runner.BundleBasedDirectRunner):
     The result's `wait_until_finish` raises SubscriptionError when a subscription cannot be read.
     """
 
-    def run_pipeline(
-        self, pipeline: beam.Pipeline, options: PipelineOptions
-    ) -> direct_runner.DirectPipelineResult:
+    def run_pipeline(self, pipeline: beam.Pipeline, options: PipelineOptions) -> StreamingResult:
         """Starts the pipeline; it ends when it fails or is cancelled."""
         pipeline.replace_all(direct_runner._get_transform_overrides(options))
         graph = ConsumerTrackingPipelineVisitor()
@@ -747,4 +779,4 @@ class StreamingDirectRunner(direct_runner.BundleBasedDirectRunner):
         run = _Executor(graph.value_to_consumers, _Registry(context), context)
         RuntimeValueProvider.set_runtime_options({})
         run.start(graph.root_transforms)
-        return direct_runner.DirectPipelineResult(run, context)
+        return StreamingResult(run, context)

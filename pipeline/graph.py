@@ -1,7 +1,7 @@
 """The graph: the way of an event from its subscription to the tables and the nudge topic, top to bottom.
 
 Every step has an explicit name. Operators see these names, and a running job can only be updated
-while they stay: a test holds the list.
+while they stay: a recording of each release holds them (tests/releases).
 """
 
 import apache_beam as beam

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import apache_beam as beam
 from apache_beam.runners.runner import PipelineResult
@@ -14,7 +15,7 @@ from pipeline.errors import OperatorError
 from pipeline.graph import build
 from pipeline.metrics_file import MetricsFile
 from pipeline.options import OptionsError, RehabOptions, parse_options, runner_name
-from pipeline.preflight import check
+from pipeline.preflight import check, watched
 from pipeline.processes import Interruption, Stopped
 from pipeline.rebuild import rebuild
 from pipeline.runners import runner_for
@@ -47,7 +48,10 @@ def run(options: RehabOptions) -> None:
     result = launch(options)
     if not runner_name(options).endswith("DirectRunner"):
         return
-    with MetricsFile(options.metrics_file, result):
+    with ExitStack() as stack:
+        if options.metrics_file:
+            stack.enter_context(MetricsFile(options.metrics_file, options, result))
+            stack.enter_context(watched(options))
         result.wait_until_finish()
 
 

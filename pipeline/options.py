@@ -2,19 +2,22 @@
 
 import argparse
 import glob
+import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     FlinkRunnerOptions,
     GoogleCloudOptions,
     PipelineOptions,
+    SetupOptions,
     StandardOptions,
     TestOptions,
+    WorkerOptions,
     _BeamArgumentParser,
 )
 
@@ -24,6 +27,9 @@ from transforms.policy import Policy, policy_from
 from transforms.projection import Settings
 
 _BUCKET_FOLDER = re.compile(r"gs://[a-z0-9][-_.a-z0-9]+[a-z0-9]/.*")
+
+# The template's image states its own name: the workers always run the code that built their job.
+IMAGE_VARIABLE = "SDK_CONTAINER_IMAGE"
 
 # Pub/Sub keeps messages for 31 days at the most.
 MAX_REBUILD_DAYS = 31
@@ -75,7 +81,8 @@ class RehabOptions(PipelineOptions):
         )
         rules = parser.add_argument_group("rules")
         rules.add_argument(
-            "--policy_config", help="YAML or JSON file with thresholds that differ from the built-in ones."
+            "--policy_config",
+            help="YAML or JSON file, local or on gs://, with thresholds that differ from the built-in ones.",
         )
         rules.add_argument(
             "--consent",
@@ -128,6 +135,12 @@ class RehabOptions(PipelineOptions):
         """The name under which dead letters are filed."""
         return self.view_as(GoogleCloudOptions).job_name or "rehab-tracking"
 
+    def own(self) -> dict[str, Any]:
+        """The pipeline's own options by name, as they stand."""
+        declared = argparse.ArgumentParser(add_help=False)
+        self._add_argparse_args(declared)
+        return {name: getattr(self, name) for name in vars(declared.parse_args([]))}
+
     def settings(self) -> Settings:
         """What the rules need of the options. Raises OptionsError if the policy file does not work."""
         return Settings(
@@ -154,12 +167,20 @@ def parse_options(arguments: Sequence[str]) -> RehabOptions:
     strict = _Parser(add_help=False, allow_abbrev=False)
     for declared in {str(cls): cls for cls in PipelineOptions.__subclasses__()}.values():
         declared._add_argparse_args(strict)
-    strict.parse_args(list(arguments))
+    known, unknown = strict.parse_known_args(list(arguments))
+    # A template's parameters have been checked against its metadata, and a later launcher of Dataflow's may
+    # add options that this Beam does not know.
+    if unknown and not known.template_location:
+        strict.error(f"unrecognized arguments: {' '.join(unknown)}")
     options = RehabOptions(list(arguments))
+    _set_container_image(options)
     for problem in _problems(options):
         raise OptionsError(problem)
     options.view_as(StandardOptions).streaming = not options.is_bounded
     _set_parallelism(options)
+    # Nothing that a worker needs is defined in the main module; on Dataflow, Beam would send it all the same.
+    setup = options.view_as(SetupOptions)
+    setup.save_main_session = bool(setup.save_main_session)
     return options
 
 
@@ -167,6 +188,12 @@ def _set_parallelism(options: RehabOptions) -> None:
     """Carries `processors` to the runner: each has an option of its own for it."""
     options.view_as(DebugOptions).number_of_worker_harness_threads = options.processors
     options.view_as(FlinkRunnerOptions).parallelism = options.processors
+
+
+def _set_container_image(options: RehabOptions) -> None:
+    worker = options.view_as(WorkerOptions)
+    if runner_name(options).endswith("DataflowRunner") and not worker.sdk_container_image:
+        worker.sdk_container_image = os.environ.get(IMAGE_VARIABLE)
 
 
 def runner_name(options: PipelineOptions) -> str:
@@ -259,6 +286,10 @@ def _runner_problems(options: RehabOptions) -> Iterator[str]:
 
 def _dataflow_problems(options: RehabOptions) -> Iterator[str]:
     cloud = options.view_as(GoogleCloudOptions)
+    if cloud.template_location and not options.view_as(WorkerOptions).sdk_container_image:
+        yield "--template_location needs --sdk_container_image: else workers lack this project's code."
+    if cloud.update and options.rebuild_days:
+        yield "--rebuild_days cannot go with --update: an update keeps the state."
     for name in ("project", "region", "temp_location"):
         if not getattr(cloud, name):
             yield f"--runner=DataflowRunner needs --{name}."
@@ -276,7 +307,8 @@ def _policy(path: str | None) -> Policy:
     if not path:
         return Policy()
     try:
-        return policy_from(yaml.safe_load(Path(path).read_text()))
+        with FileSystems.open(path) as file:
+            return policy_from(yaml.safe_load(file.read().decode()))
     except OSError as error:
         raise OptionsError(f"--policy_config: {path} cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, UnicodeDecodeError):

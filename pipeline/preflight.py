@@ -1,20 +1,32 @@
-"""What a job that runs in this process needs from Google, looked for before it starts."""
+"""What a job that runs in this process needs from Google, looked for before it starts and while it runs."""
 
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound, RetryError
-from google.api_core.retry import Retry
+from google.api_core.retry import Retry, if_exception_type
 from google.auth.exceptions import GoogleAuthError
-from requests.exceptions import ConnectionError as HttpConnectionError
+from requests.exceptions import RequestException
 
 from pipeline.clients import bigquery, publisher, subscriber
 from pipeline.errors import OperatorError
 from pipeline.options import RehabOptions
+from pipeline.outages import OUTAGES, Call
 from pipeline.provision import TABLES
 
 # Long enough for a hiccup, short enough for whoever waits at the prompt.
 _SECONDS = 10.0
 _RETRY = Retry(timeout=_SECONDS)
+
+# What does not answer while the job runs is to be known within a few seconds.
+_WATCH_EVERY_SECONDS = 2.0
+_WATCH_SECONDS = 4.0
+_ONCE = Retry(predicate=if_exception_type())
+
+_FAILURES = (GoogleAPICallError, GoogleAuthError, RequestException, RetryError)
+
+type _Look = Callable[[Retry, float], object]
 
 
 def check(options: RehabOptions) -> None:
@@ -23,38 +35,69 @@ def check(options: RehabOptions) -> None:
     Without them a running job would wait for minutes, because BigQuery does not see a table during
     the first moments after its creation, or fail in the middle of a bundle.
     """
-    for name, look in _needs(options):
+    for call, look in _needs(options):
         try:
-            look()
+            look(_RETRY, _SECONDS)
         except NotFound:
             raise OperatorError(
-                f"The {name} does not exist: create it with `python -m pipeline.provision`."
+                f"The {call.resource} does not exist: create it with `python -m pipeline.provision`."
             ) from None
         except Forbidden:
             # The right to use a thing does not imply the right to look at it.
             continue
-        except (GoogleAPICallError, GoogleAuthError, HttpConnectionError, RetryError) as error:
+        except _FAILURES as error:
             cause = error.cause if isinstance(error, RetryError) else error
-            raise OperatorError(f"The {name} cannot be reached ({type(cause).__name__}).") from None
+            raise OperatorError(f"The {call.resource} cannot be reached ({type(cause).__name__}).") from None
 
 
-def _needs(options: RehabOptions) -> Iterator[tuple[str, Callable[[], object]]]:
+@contextmanager
+def watched(options: RehabOptions) -> Iterator[None]:
+    """During the block, notes in OUTAGES what of all that does not answer.
+
+    A subscription that is gone, or a BigQuery that is out, is found before the next event is.
+    """
+    ended = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(options, ended), name="watch", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _watch(options: RehabOptions, ended: threading.Event) -> None:
+    needs = list(_needs(options))
+    while not ended.wait(_WATCH_EVERY_SECONDS):
+        for call, look in needs:
+            try:
+                look(_ONCE, _WATCH_SECONDS)
+            except Forbidden:
+                continue
+            except _FAILURES as error:
+                OUTAGES.failed(call, error)
+            else:
+                OUTAGES.answered(call)
+
+
+def _needs(options: RehabOptions) -> Iterator[tuple[Call, _Look]]:
     for subscription in options.subscriptions.values():
-        yield f"subscription {subscription}", _subscription(subscription)
+        yield Call("Pub/Sub", f"subscription {subscription}", "look up"), _subscription(subscription)
     if options.nudge_topic:
-        yield f"topic {options.nudge_topic}", _topic(options.nudge_topic)
+        yield Call("Pub/Sub", f"topic {options.nudge_topic}", "look up"), _topic(options.nudge_topic)
     for table in TABLES if options.dataset else ():
-        yield f"table {options.dataset}.{table}", _table(options.dataset, table)
+        yield Call("BigQuery", f"table {options.dataset}.{table}", "look up"), _table(options.dataset, table)
 
 
-def _subscription(path: str) -> Callable[[], object]:
-    return lambda: subscriber().get_subscription(subscription=path, retry=_RETRY, timeout=_SECONDS)
+def _subscription(path: str) -> _Look:
+    return lambda retry, timeout: subscriber().get_subscription(
+        subscription=path, retry=retry, timeout=timeout
+    )
 
 
-def _topic(path: str) -> Callable[[], object]:
-    return lambda: publisher().get_topic(topic=path, retry=_RETRY, timeout=_SECONDS)
+def _topic(path: str) -> _Look:
+    return lambda retry, timeout: publisher().get_topic(topic=path, retry=retry, timeout=timeout)
 
 
-def _table(dataset: str, table: str) -> Callable[[], object]:
+def _table(dataset: str, table: str) -> _Look:
     client = bigquery(dataset.rpartition(".")[0])
-    return lambda: client.get_table(f"{dataset}.{table}", retry=_RETRY, timeout=_SECONDS)
+    return lambda retry, timeout: client.get_table(f"{dataset}.{table}", retry=retry, timeout=timeout)

@@ -29,11 +29,11 @@ TABLES = ("adherence", "quality", "work_queue", "consents", "dead_letters")
 # The projections are a function of the last 28 days of events: this is the log that rebuilds them, at
 # Pub/Sub's maximum. A topic's retention serves each of its subscriptions, also for what they have
 # acknowledged, so the subscriptions need not keep it a second time.
-_RETENTION = timedelta(days=31)
+RETENTION = timedelta(days=31)
 
 # Many times what a message waits in a batch before it is acknowledged; and what a killed job held
 # comes back within a minute. A late acknowledgement costs a redelivery, which is dropped as a duplicate.
-_ACK_SECONDS = 60
+ACK_SECONDS = 60
 
 _LOCATION = re.compile(r"[A-Za-z][-A-Za-z0-9]*", re.ASCII)
 
@@ -69,7 +69,7 @@ def provision(resources: Resources, location: str | None = None, report: Report 
     for problem in _problems(resources, location):
         raise ProvisionError(problem)
     for topic in dict.fromkeys((resources.primary_topic, resources.secondary_topic)):
-        report(f"topic {topic}: {_topic(topic, _RETENTION)}")
+        report(f"topic {topic}: {_topic(topic, RETENTION)}")
     # Nudges can be made again from the events; a patient's data is kept in no more places than needed.
     report(f"topic {resources.nudge_topic}: {_topic(resources.nudge_topic, None)}")
     for subscription, topic in (
@@ -116,7 +116,7 @@ def _subscription(path: str, topic: str) -> str:
     wanted = Subscription(
         name=path,
         topic=topic,
-        ack_deadline_seconds=_ACK_SECONDS,
+        ack_deadline_seconds=ACK_SECONDS,
         # Without a lifetime: one that no job has read for 31 days is still there, with its backlog.
         expiration_policy=ExpirationPolicy(),
     )

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
+from uuid import uuid4
 
 import orjson
 from google.auth.exceptions import GoogleAuthError
@@ -21,6 +22,7 @@ from google.cloud.pubsub_v1 import PublisherClient
 from pipeline import clients
 from pipeline.names import TOPIC
 from pipeline.simulation import Emission, Scenario, simulate
+from transforms.message import PUBLISH_ID_ATTRIBUTE
 from transforms.times import to_micros, to_rfc3339
 
 _TICK_SECONDS = 0.05
@@ -128,7 +130,7 @@ class Publication:
     def _publish(self, emission: Emission) -> None:
         topic = self._secondary_topic if emission.to_secondary else self._primary_topic
         # The client's signature mixes its own keywords with the attributes'.
-        attributes: Any = emission.attributes
+        attributes: Any = emission.attributes | {PUBLISH_ID_ATTRIBUTE: uuid4().hex}
         future = self._client.publish(topic, emission.payload, **attributes)
         self._unconfirmed.append((future, emission))
 

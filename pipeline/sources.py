@@ -9,11 +9,8 @@ from apache_beam.io import ReadAllFromText, ReadFromPubSub
 from apache_beam.io.gcp.pubsub import PubsubMessage
 
 from pipeline.options import RehabOptions, runner_name
-from transforms.message import Message
+from transforms.message import PUBLISH_ID_ATTRIBUTE, Message
 from transforms.times import MICROS, to_micros
-
-# The attribute that publishers set to the event's id, by which Dataflow drops a publisher's retries.
-ID_ATTRIBUTE = "event_id"
 
 
 class ReadMessages(beam.PTransform[Any, Any]):
@@ -41,7 +38,7 @@ def _read_subscription(subscription: str, options: RehabOptions) -> beam.PTransf
         from pipeline.direct import ReadFromPubSubDirect
 
         return ReadFromPubSubDirect(subscription, hold_seconds=options.batch_timeout_ms / 1000)
-    return ReadSubscription(subscription, ID_ATTRIBUTE if runner.endswith("DataflowRunner") else None)
+    return ReadSubscription(subscription, PUBLISH_ID_ATTRIBUTE if runner.endswith("DataflowRunner") else None)
 
 
 class ReadSubscription(beam.PTransform[Any, Any]):

@@ -10,20 +10,10 @@ import apache_beam as beam
 import orjson
 
 from transforms.message import Message
+from transforms.reasons import REASONS as REASONS
 from transforms.rows import Row
 from transforms.telemetry import count
 from transforms.times import MICROS, to_rfc3339
-
-REASONS = (
-    "malformed_json",
-    "not_an_event",
-    "unknown_kind",
-    "invalid_schema",
-    "timestamp_out_of_range",
-    "too_large",
-    "projection_failed",
-    "write_rejected",
-)
 
 SCHEMA_VERSION = 1
 # The attribute in which a replay tells how often the event has been tried before.

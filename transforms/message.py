@@ -6,6 +6,11 @@ from typing import NamedTuple
 MAX_MESSAGE_BYTES = 1024 * 1024
 MAX_ARRAY_LENGTH = 1000
 
+# The attribute that a publisher sets anew whenever it publishes, the same for all retries of a publication:
+# by it Dataflow drops those retries. Not the event's id: under that one, the corrected event that follows a
+# dead letter, or a dead letter's replay, would be dropped unseen.
+PUBLISH_ID_ATTRIBUTE = "publish_id"
+
 
 class Message(NamedTuple):
     """One arrival.

@@ -30,6 +30,7 @@ SILENT_DAYS = 60
 PROCESSED = "processed"
 WITHHELD = "withheld"
 TOO_LATE = "too_late"
+DUPLICATE = "duplicate"
 
 
 class Settings(NamedTuple):
@@ -179,7 +180,7 @@ class Projector[S: PatientState](ABC):
 
     @abstractmethod
     def apply(self, state: S, event: Event, cause: Cause, now_us: int, output: Output) -> str:
-        """Takes an event in: PROCESSED, or WITHHELD or TOO_LATE and the state is as it was."""
+        """Takes an event in: PROCESSED, or another outcome and the state is as it was."""
 
     @abstractmethod
     def project(self, state: S, cause: Cause, now_us: int, output: Output) -> None:

@@ -1,5 +1,6 @@
 """Quality: how well a patient does each exercise, over the 7 days up to the newest repetition."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -7,7 +8,15 @@ from typing import Any, NamedTuple
 
 from transforms.events import ISSUE_SEVERITIES, Event, RepFact, SessionFact
 from transforms.policy import Finding
-from transforms.projection import PROCESSED, STATE_DAYS, Cause, Output, PatientState, Projector
+from transforms.projection import (
+    DUPLICATE,
+    PROCESSED,
+    STATE_DAYS,
+    Cause,
+    Output,
+    PatientState,
+    Projector,
+)
 from transforms.rows import row_key
 from transforms.times import MICROS, day_of
 
@@ -26,6 +35,11 @@ _KEPT_DAYS = 2 * STATE_DAYS
 
 # Late events are rare within the seconds that the repeat limit spans, so a few times tell enough.
 _SAID_KEPT = 20
+
+# A runner that processes at least once may hand over again what passed deduplication, soon after. Everything
+# else merges; repetitions are added up, so the newest of them are remembered: minutes of an exercise.
+_REPS_REMEMBERED = 256
+_DIGEST_BYTES = 8
 
 TABLE = "quality"
 
@@ -136,7 +150,7 @@ class QualityState(PatientState):
     """A patient's repetitions by exercise and day, and the quality of the patient's sessions.
 
     `first_days` holds the first day with a repetition of each exercise, `said` the times of the
-    latest feedback by type and exercise.
+    latest feedback by type and exercise, `counted` the digests of the newest repetitions' ids in a row.
     """
 
     def __init__(self) -> None:
@@ -146,6 +160,7 @@ class QualityState(PatientState):
         self.sessions: dict[str, SessionQuality] = {}
         self.first_days: dict[str, int] = {}
         self.said: dict[str, list[int]] = {}
+        self.counted = b""
 
     def own_to_plain(self) -> Any:
         """Days and sessions as arrays."""
@@ -160,11 +175,11 @@ class QualityState(PatientState):
             (s.session_id, s.start_us, s.exercise_id, s.first, s.newest_us, s.quality)
             for s in self.sessions.values()
         ]
-        return [days, sessions, self.first_days, self.said]
+        return [days, sessions, self.first_days, self.said, self.counted]
 
     def own_from_plain(self, plain: Any, version: int) -> None:
         """Days and sessions from arrays."""
-        days, sessions, self.first_days, self.said = plain
+        days, sessions, self.first_days, self.said, self.counted = plain
         self.days = {
             exercise: {day: DayStats(*stats) for day, stats in by_day.items()}
             for exercise, by_day in days.items()
@@ -191,8 +206,12 @@ class Quality(Projector[QualityState]):
         """Adds a repetition to its day, or merges a session event into its session."""
         fact = event.fact
         if isinstance(fact, RepFact):
+            digest = hashlib.blake2b(event.event_id.encode(), digest_size=_DIGEST_BYTES).digest()
+            if digest in state.counted:
+                return DUPLICATE
             outcome = self.admit(state, event, event.ts_us, now_us)
             if outcome == PROCESSED:
+                state.counted = state.counted[-(_REPS_REMEMBERED - 1) * _DIGEST_BYTES :] + digest
                 self._add_rep(state, event, fact)
                 self._give_feedback(state, event, fact, cause, now_us, output)
         elif isinstance(fact, SessionFact):

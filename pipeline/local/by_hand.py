@@ -2,6 +2,7 @@
 
 from string import Template
 
+from pipeline.local.api import Api
 from pipeline.local.places import PROJECT, Places
 
 
@@ -10,8 +11,22 @@ class _Command(Template):
     delimiter = "@"
 
 
+# One line, that works wherever it is pasted.
+_SEND = """\
+curl -s @api/api/v1/events -H 'Authorization: Bearer @token' -H 'Content-Type: application/json' \
+-d '{"event_id": "by-hand-'$(date +%s)'", "kind": "exercise_session", "subject_id": "by-hand", \
+"body": {"completion_status": "completed", "duration_minutes": 20, "overall_quality": 0.45, \
+"pain_level": 8}}'"""
+_STATUS = """\
+curl -s @api/api/v1/events/broadway/status -H 'Authorization: Bearer @token'"""
+_QUERY = """\
+curl -s @bigquery/bigquery/v2/projects/@project/queries \\
+  -H 'Content-Type: application/json' \\
+  -d '{"useLegacySql": false,
+  "defaultDataset": {"projectId": "@project", "datasetId": "@dataset"},
+  "query": "SELECT description, status FROM work_queue_current WHERE patient_id = \\"by-hand\\""}'"""
 _EVENT = """\
-EVENT='{"event_id": "by-hand-'$(date +%s)'", "kind": "exercise_session", "subject_id": "by-hand",
+EVENT='{"event_id": "published-'$(date +%s)'", "kind": "exercise_session", "subject_id": "by-hand",
   "body": {"completion_status": "completed", "duration_minutes": 20, "overall_quality": 0.45,
   "pain_level": 8}}'"""
 _CURL = """\
@@ -22,23 +37,21 @@ _GCLOUD = """\
 CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true \\
   CLOUDSDK_API_ENDPOINT_OVERRIDES_PUBSUB=http://@pubsub/ \\
   gcloud pubsub topics publish @topic --message "$EVENT\""""
-_QUERY = """\
-curl -s @bigquery/bigquery/v2/projects/@project/queries \\
-  -H 'Content-Type: application/json' \\
-  -d '{"useLegacySql": false,
-  "defaultDataset": {"projectId": "@project", "datasetId": "@dataset"},
-  "query": "SELECT description, status FROM work_queue_current WHERE patient_id = \\"by-hand\\""}'"""
 
 
-def commands(places: Places) -> dict[str, str]:
-    """Shell commands by what they do; the first one sets the event that the next ones publish."""
+def commands(places: Places, api: Api) -> dict[str, str]:
+    """Shell commands by what they do; the last two publish the event that the one before them sets."""
     texts = {
-        "An event: a session with severe pain": _EVENT,
-        "Publish it with curl": _CURL,
-        "or with gcloud": _GCLOUD,
+        "Send an event to the API: a session with severe pain": _SEND,
+        "See it counted, and how the pipeline is": _STATUS,
         "See what became of it": _QUERY,
+        "Or publish to Pub/Sub yourself: the event": _EVENT,
+        "with curl": _CURL,
+        "or with gcloud": _GCLOUD,
     }
     values = {
+        "api": api.url,
+        "token": api.token,
         "pubsub": places.pubsub,
         "topic": places.resources.primary_topic,
         "bigquery": places.bigquery,

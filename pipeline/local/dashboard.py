@@ -12,7 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.local.figures import Account, Metrics, Published, account
+from pipeline.local.figures import Account, Published, account
+from pipeline.metrics import Metrics
 
 WIDTH = 100
 # Between a table's columns.

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from google.cloud.bigquery import Client
 
 from pipeline.local.dashboard import Check, Listing, NudgeType, Tally, account_sentence
-from pipeline.local.figures import Metrics, Published, account
+from pipeline.local.figures import Published, account
+from pipeline.metrics import Metrics
 
 VIEWS = ("adherence_current", "quality_current", "work_queue_current", "dead_letters_current")
 
@@ -62,6 +63,26 @@ class Outcome(NamedTuple):
     reviews: int
 
 
+class ApiReport(NamedTuple):
+    """What the API says of the pipeline: its health, why, and the counters that are not the job's own."""
+
+    health: str
+    reasons: Sequence[str]
+    differing: Sequence[str]
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether there is nothing to complain of."""
+        return self.health == "healthy" and not self.differing
+
+
+def api_report(status: Mapping[str, Any], metrics: Metrics) -> ApiReport:
+    """Sets the API's status against the job's own metrics."""
+    counted = {name: count["total"] for name, count in status["metrics"]["counters"].items()}
+    differing = [name for name, count in counted.items() if count != metrics.counter(name)]
+    return ApiReport(status["status"], status["reasons"], differing)
+
+
 def read_outcome(client: Client, dataset: str) -> Outcome:
     """Reads the views of `dataset` (PROJECT.DATASET). Raises GoogleAPIError."""
     letters = _rows(client, dataset, _DEAD_LETTERS)
@@ -98,12 +119,14 @@ def checks(
     is_settled: bool,
     outcome: Outcome,
     tallies: Mapping[NudgeType, Tally],
+    api: ApiReport,
 ) -> list[Check]:
     """Everything that must hold when a run has come to its end."""
     return [
         *_stream_checks(published, metrics, is_settled),
         *_table_checks(published, metrics, outcome),
         *_policy_checks(published, metrics, outcome, tallies),
+        *_api_checks(api),
     ]
 
 
@@ -169,6 +192,19 @@ def _policy_checks(
         f"the work queue has {outcome.reviews:,} review items of the policy",
         outcome.reviews > 0,
         "The work queue has no review item, so no alert of the policy has reached it.",
+    )
+
+
+def _api_checks(api: ApiReport) -> Iterator[Check]:
+    yield Check(
+        "the API says that the pipeline is healthy",
+        api.health == "healthy",
+        f"The API says that the pipeline is {api.health}: {' '.join(api.reasons)}",
+    )
+    yield Check(
+        "the API's counts are those of the job",
+        not api.differing,
+        f"The API's counts are not those of the job: {', '.join(api.differing)}.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The local run itself: emulators, job and simulator from start to end, and what came out."""
+"""The local run itself: emulators, job, API and simulator from start to end, and what came out."""
 
 import os
 import shutil
@@ -6,10 +6,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from google.api_core.exceptions import GoogleAPIError
@@ -20,11 +21,13 @@ from rich.live import Live
 from pipeline import clients
 from pipeline.emulators import EmulatorError, bigquery_emulator, pubsub_emulator
 from pipeline.local import dashboard
+from pipeline.local.api import make_api
 from pipeline.local.by_hand import commands
-from pipeline.local.figures import Metrics, Published, Settling, account, read_metrics, read_published
+from pipeline.local.figures import Published, Settling, account, read_metrics, read_published
 from pipeline.local.nudges import NudgeReader
-from pipeline.local.outcome import checks, dump_views, read_outcome
+from pipeline.local.outcome import ApiReport, api_report, checks, dump_views, read_outcome
 from pipeline.local.places import PROJECT, PlaceError, Places, make_places, named_emulators
+from pipeline.metrics import Metrics
 from pipeline.processes import Interruption, running
 from pipeline.provision import provision
 
@@ -34,10 +37,11 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).resolve().parents[2]
 _LOOK_SECONDS = 0.5
 _LINE_SECONDS = 5.0
-_JOB_START_SECONDS = 120.0
+_START_SECONDS = 120.0
 # A run that works moves all the time: a row waits in a batch for a second at most.
 _STANDSTILL_SECONDS = 30.0
 _CALM_US = 2_000_000
+_API_SECONDS = 10.0
 _LOG_LINES = 15
 
 _METRICS = "metrics.json"
@@ -96,6 +100,7 @@ class LocalRun:
         self._places = self._start_emulators()
         self._provision()
         self._start_job()
+        self._start_api()
         self._start_simulator()
 
     def _make_temporary(self) -> Path:
@@ -148,26 +153,40 @@ class LocalRun:
     def _start_job(self) -> None:
         resources = self._places.resources
         self._job = self._start_process(
-            "main",
+            "pipeline.main",
             f"--primary_subscription={resources.primary_subscription}",
             f"--secondary_subscription={resources.secondary_subscription}",
             f"--nudge_topic={resources.nudge_topic}",
             f"--dataset={resources.dataset}",
             f"--metrics_file={self._folder / _METRICS}",
         )
-        deadline = time.monotonic() + _JOB_START_SECONDS
         with self._step("Starting the streaming job"):
-            while not (self._folder / _METRICS).exists():
-                self._check_job()
-                if time.monotonic() > deadline:
-                    raise LocalRunError(f"The job did not start in time.{self._last_lines('main.log')}")
-                time.sleep(0.1)
+            self._wait_for("job", (self._folder / _METRICS).exists, self._check_job, "main.log")
         self._say("job", "streaming on the DirectRunner")
+
+    def _start_api(self) -> None:
+        self._api = make_api()
+        settings = self._api.environment(
+            self._places.resources, self._folder / _METRICS, self._folder / "queue"
+        )
+        self._api_process = self._start_process("ingest", environment=settings)
+        with self._step("Starting the API"):
+            self._wait_for("API", self._api.answers, self._check_api, "ingest.log")
+        self._say("API", self._api.url)
+        self._say("token", self._api.token)
+
+    def _wait_for(self, name: str, is_up: Callable[[], bool], check: Callable[[], None], log: str) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not is_up():
+            check()
+            if time.monotonic() > deadline:
+                raise LocalRunError(f"The {name} did not start in time.{self._last_lines(log)}")
+            time.sleep(0.1)
 
     def _start_simulator(self) -> None:
         options, resources = self._options, self._places.resources
         self._simulator = self._start_process(
-            "simulate",
+            "pipeline.simulate",
             f"--primary_topic={resources.primary_topic}",
             f"--secondary_topic={resources.secondary_topic}",
             f"--rate={options.rate}",
@@ -178,22 +197,28 @@ class LocalRun:
         )
         self._say("simulator", f"{options.patients:,} patients over the last 28 days, seed {options.seed}")
 
-    def _start_process(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-        environment = os.environ | {
+    def _start_process(
+        self, module: str, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> subprocess.Popen[bytes]:
+        environment = {
+            # The API's settings are ours to state.
+            **{name: value for name, value in os.environ.items() if not name.startswith("REHAB_")},
+            **environment,
             "PYTHONPATH": str(_ROOT),
             "PYTHONUNBUFFERED": "1",
             # What is ended in the middle cannot clear up after itself.
             "TMPDIR": str(self._temporary),
         }
-        command = [sys.executable, "-m", f"pipeline.{module}", *arguments]
+        command = [sys.executable, "-m", module, *arguments]
+        log = f"{module.rpartition('.')[2]}.log"
         with self._interruption.held():
-            process = running(command, self._folder / f"{module}.log", environment)
+            process = running(command, self._folder / log, environment)
             return self._stack.enter_context(process)
 
     def watch(self) -> None:
         """Shows the progress until all that was published is written, or nothing moves any more.
 
-        Raises LocalRunError if the job or the simulator ends before its time.
+        Raises LocalRunError if the job, the API or the simulator ends before its time.
         """
         settling = Settling(_CALM_US)
         progress = dashboard.Progress(self._options.rate, self._options.seconds)
@@ -207,6 +232,7 @@ class LocalRun:
                 if not self._published.events:
                     started = time.monotonic()
                 self._check_job()
+                self._check_api()
                 self._check_simulator()
                 self._settled_us = settling.update(self._published, self._metrics)
                 progress.update(self._published, self._metrics, self._nudges.received)
@@ -249,6 +275,7 @@ class LocalRun:
             client = clients.bigquery(PROJECT)
             outcome = read_outcome(client, dataset)
             self._await_nudges()
+            api = self._await_api()
             if self._options.keep:
                 dump_views(client, dataset, self._folder)
         tallies = self._nudges.tallies
@@ -261,7 +288,8 @@ class LocalRun:
             dashboard.account_table(account(self._published, self._metrics)),
             dashboard.figure_table(self._figures()),
         )
-        results = checks(self._published, self._metrics, self._settled_us is not None, outcome, tallies)
+        is_settled = self._settled_us is not None
+        results = checks(self._published, self._metrics, is_settled, outcome, tallies, api)
         for table in (*tables, dashboard.check_table(results)):
             self._console.print("", table)
         if self._options.keep:
@@ -278,6 +306,15 @@ class LocalRun:
             self._nudges.pull()
             time.sleep(0.1)
 
+    def _await_api(self) -> ApiReport:
+        """What the API says, once it agrees with the job's own metrics; it looks at them twice a second."""
+        deadline = time.monotonic() + _API_SECONDS
+        while True:
+            report = api_report(self._api.status(), self._metrics)
+            if report.is_fine or time.monotonic() > deadline:
+                return report
+            time.sleep(0.1)
+
     def _figures(self) -> dict[str, str]:
         published, metrics = self._published, self._metrics
         rate = published.rate_since(self._first)
@@ -292,9 +329,9 @@ class LocalRun:
         }
 
     def serve(self) -> None:
-        """Stays up, saying what goes through, until it is stopped. Raises LocalRunError if the job dies."""
+        """Stays up, saying what goes through, until it is stopped. Raises LocalRunError if a part dies."""
         self._console.print("\n[bold]The stream stays up; Ctrl-C ends it.[/] In another terminal:\n")
-        for title, command in commands(self._places).items():
+        for title, command in commands(self._places, self._api).items():
             self._console.print(title, style="dim")
             # In one piece, so that it can be copied.
             self._console.print(command + "\n", markup=False, soft_wrap=True)
@@ -302,6 +339,7 @@ class LocalRun:
             before, received = self._metrics, self._nudges.received
             time.sleep(_LOOK_SECONDS)
             self._check_job()
+            self._check_api()
             self._look()
             if news := dashboard.change(before, self._metrics, self._nudges.received - received):
                 self._console.print(f"[dim]{datetime.now().astimezone():%H:%M:%S}[/]  {news}")
@@ -309,6 +347,10 @@ class LocalRun:
     def _check_job(self) -> None:
         if self._job.poll() is not None:
             raise LocalRunError(f"The job has died; its last lines were:{self._last_lines('main.log')}")
+
+    def _check_api(self) -> None:
+        if self._api_process.poll() is not None:
+            raise LocalRunError(f"The API has died; its last lines were:{self._last_lines('ingest.log')}")
 
     def _check_simulator(self) -> None:
         if self._simulator.poll():
@@ -326,7 +368,7 @@ class LocalRun:
             yield
 
     def _say(self, what: str, detail: str) -> None:
-        self._console.print(f"[dim]{what:<12}[/] {detail}")
+        self._console.print(f"[dim]{what:<12}[/] {detail}", soft_wrap=True)
 
 
 def _silent(_line: str) -> None:

@@ -58,9 +58,9 @@ class Job:
     def __init__(self, resources: Resources, folder: Path, *more: str) -> None:
         """Starts it; `more` are further options, its output goes to `folder`."""
         self.log = folder / "job.log"
-        self._metrics = folder / "metrics.json"
+        self.metrics_path = folder / "metrics.json"
         folder.mkdir()
-        arguments = [*command(resources), f"--metrics_file={self._metrics}", *more]
+        arguments = [*command(resources), f"--metrics_file={self.metrics_path}", *more]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
@@ -75,9 +75,9 @@ class Job:
 
     def metrics(self) -> dict[str, Any]:
         """What it has written about itself so far."""
-        if not self._metrics.exists():
+        if not self.metrics_path.exists():
             return {"counters": {}, "distributions": {}}
-        content: dict[str, Any] = json.loads(self._metrics.read_bytes())
+        content: dict[str, Any] = json.loads(self.metrics_path.read_bytes())
         return content
 
     def counter(self, name: str) -> int:

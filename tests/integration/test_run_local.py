@@ -124,15 +124,26 @@ def test_a_run_in_emulators_that_run_already(tmp_path: Path, runs: list[Run]) ->
 def test_serve_and_keep(tmp_path: Path, runs: list[Run]) -> None:
     run = Run(tmp_path, "--rate=40", "--seconds=5", "--patients=10", "--serve", "--keep=kept")
     runs.append(run)
-    run.wait_for("See what became of it")
-    run.wait_for("work_queue_current WHERE")
+    run.wait_for("gcloud pubsub")
     assert "FAILED" not in run.output
+    printed = commands(run.output)
+    send, status, query = (
+        command for title, command in printed.items() if not title.startswith(_WITHOUT_API)
+    )
+    before = json.loads(shell(status))
+    assert before["status"] == "healthy"
 
-    publish, query = commands(run.output)
-    subprocess.run(["bash", "-ec", publish], check=True, capture_output=True)
-    run.wait_for("  processed 1")
+    answer = json.loads(shell(send))
+    assert answer["event_id"].startswith("by-hand-")
+    assert answer["message_id"]
+    await_sessions(status, processed(before) + 1)
+    assert await_rows(query, 2) == {"Severe pain reported", "Session of poor quality"}
+
+    event, publish, _ = (command for title, command in printed.items() if title.startswith(_WITHOUT_API))
+    shell(event + publish)
+    await_sessions(status, processed(before) + 2)
+    await_rows(query, 4)
     run.wait_for("nudges received")
-    assert await_rows(query) == {"Severe pain reported", "Session of poor quality"}
 
     run.process.send_signal(signal.SIGINT)
     assert run.end() == 130
@@ -141,23 +152,38 @@ def test_serve_and_keep(tmp_path: Path, runs: list[Run]) -> None:
     check_kept(tmp_path / "kept")
 
 
-def commands(output: str) -> tuple[str, str]:
-    """The shell commands that the run has printed: to publish an event, and to query for its results."""
-    _, _, printed = output.partition("An event: a session with severe pain\n")
-    event, _, rest = printed.partition("Publish it with curl\n")
-    publish, _, rest = rest.partition("or with gcloud\n")
-    _, _, query = rest.partition("See what became of it\n")
-    return event + publish, query.partition("\n\n")[0]
+_WITHOUT_API = ("Or publish", "with curl", "or with gcloud")
 
 
-def await_rows(query: str) -> set[str]:
+def commands(output: str) -> dict[str, str]:
+    """The shell commands that the run has printed, by their titles."""
+    _, _, printed = output.partition("In another terminal:\n\n")
+    blocks = (block.split("\n", 1) for block in printed.split("\n\n") if "\n" in block)
+    return {title: command + "\n" for title, command in blocks}
+
+
+def shell(command: str) -> bytes:
+    return subprocess.run(["bash", "-ec", command], check=True, capture_output=True).stdout
+
+
+def processed(status: dict[str, Any]) -> int:
+    name = "rehab_tracking.broadway.event.processed.exercise_session"
+    return int(status["metrics"]["counters"][name]["total"])
+
+
+def await_sessions(status: str, count: int) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        answer = subprocess.run(["bash", "-ec", query], check=True, capture_output=True)
-        rows = json.loads(answer.stdout).get("rows", [])
-        if len(rows) >= 2 or time.monotonic() > deadline:
-            return {row["f"][0]["v"] for row in rows}
+    while processed(told := json.loads(shell(status))) != count:
+        assert time.monotonic() < deadline, told
+        time.sleep(0.1)
+
+
+def await_rows(query: str, count: int) -> set[str]:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(rows := json.loads(shell(query)).get("rows", [])) < count:
+        assert time.monotonic() < deadline, rows
         time.sleep(0.2)
+    return {row["f"][0]["v"] for row in rows}
 
 
 def check_kept(folder: Path) -> None:
@@ -171,7 +197,7 @@ def check_kept(folder: Path) -> None:
     assert json.loads((folder / "report.json").read_text())["finished"]
     assert json.loads((folder / "metrics.json").read_text())["counters"]
     patients = {row["patient_id"] for row in adherence}
-    for log in ("main.log", "simulate.log", "pubsub-emulator.log", "bigquery-emulator.log"):
+    for log in ("main.log", "ingest.log", "simulate.log", "pubsub-emulator.log", "bigquery-emulator.log"):
         assert not [patient for patient in patients if patient in (folder / log).read_text()]
 
 

@@ -14,6 +14,7 @@ from google.pubsub_v1.types import PubsubMessage
 from pipeline.clients import subscriber
 from pipeline.provision import Resources
 from tests.integration.conftest import PROJECT
+from transforms.message import PUBLISH_ID_ATTRIBUTE
 
 WAIT_SECONDS = 60
 
@@ -82,6 +83,11 @@ def test_what_is_reported_has_arrived_on_both_subscriptions(provisioned: Resourc
     primary, secondary = pull_both(provisioned, content["messages"])
     assert len(primary) + len(secondary) == content["messages"]
     assert len(primary) > len(secondary) > 0
+    # One for each publication, duplicates and messages of several events included.
+    assert (
+        len({message.attributes[PUBLISH_ID_ATTRIBUTE] for message in primary + secondary})
+        == content["messages"]
+    )
     kinds = {message.attributes.get("kind") for message in primary}
     assert kinds >= {"exercise_session", "rep_observation"}
     for message in primary:

@@ -2,11 +2,14 @@
 
 from typing import Any
 
+from apache_beam.options.pipeline_options import GoogleCloudOptions
 from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2 as protos
 from apache_beam.runners.dataflow.internal import apiclient
 
-from tests.pipeline.conftest import BuildJob
+from pipeline.options import parse_options
+from tests.pipeline.conftest import IMAGE, BuildJob, launcher_arguments
+from transforms.message import PUBLISH_ID_ATTRIBUTE
 
 TABLES = ("adherence", "consents", "quality", "work_queue", "dead_letters")
 BATCHES = common_urns.group_into_batches_components.GROUP_INTO_BATCHES.urn
@@ -39,12 +42,12 @@ def test_both_subscriptions_are_read_by_pubsubs_own_read(job: Any) -> None:
     } == {
         "Read/Read primary/Pull/Read": (
             "projects/rehab-local/subscriptions/rehab-primary",
-            "event_id",
+            PUBLISH_ID_ATTRIBUTE,
             True,
         ),
         "Read/Read secondary/Pull/Read": (
             "projects/rehab-local/subscriptions/rehab-secondary",
-            "event_id",
+            PUBLISH_ID_ATTRIBUTE,
             True,
         ),
     }
@@ -83,6 +86,54 @@ def test_the_job_is_a_stream_with_ten_processors(job: Any) -> None:
 def test_processors_are_visible_in_the_job(build_job: BuildJob) -> None:
     (pool,) = environment(build_job("--processors=3")).worker_pools
     assert pool.num_threads_per_worker == 3
+
+
+def test_every_environment_is_the_templates_image(job: Any) -> None:
+    environments = job.proto_pipeline.components.environments.values()
+    assert environments
+    for stated in environments:
+        assert stated.urn == common_urns.environments.DOCKER.urn
+        assert protos.DockerPayload.FromString(stated.payload).container_image == IMAGE
+    (pool,) = environment(job).worker_pools
+    assert [image.container_image for image in pool.sdk_harness_container_images] == [IMAGE]
+
+
+def test_nothing_of_the_main_module_is_sent_to_the_workers(job: Any) -> None:
+    staged = {
+        protos.ArtifactStagingToRolePayload.FromString(dependency.role_payload).staged_name
+        for stated in job.proto_pipeline.components.environments.values()
+        for dependency in stated.dependencies
+    }
+    # A list of what is installed, for diagnosis.
+    assert staged == {"submission_environment_dependencies.txt"}
+
+
+def test_state_and_shuffle_are_streaming_engines(job: Any) -> None:
+    experiments = set(environment(job).experiments)
+    assert {"enable_streaming_engine", "enable_windmill_service"} <= experiments
+
+
+def test_the_job_bears_its_name_its_labels_and_its_workers_account(job: Any) -> None:
+    assert job.proto.name == "rehab-tracking"
+    assert dict(job.proto.labels) == {
+        "app": "rehab-tracking",
+        "goog-dataflow-provided-template-type": "flex",
+    }
+    assert environment(job).service_account_email == "rehab-worker@rehab-local.iam.gserviceaccount.com"
+
+
+def test_an_update_replaces_the_job_of_the_same_name(build_job: BuildJob) -> None:
+    # Building it would ask Dataflow for that job.
+    cloud = parse_options(launcher_arguments("update")).view_as(GoogleCloudOptions)
+    assert cloud.update
+    assert cloud.job_name == "rehab-tracking"
+
+
+def test_gclouds_flags_reach_the_job(build_job: BuildJob) -> None:
+    (pool,) = environment(build_job("--", "--max-workers=7")).worker_pools
+    assert pool.autoscaling_settings.max_num_workers == 7
+    mode = "streaming_mode_at_least_once"
+    assert mode in environment(build_job("--", f"--additional-experiments={mode}")).experiments
 
 
 def test_nothing_is_pickled_where_keys_are_shuffled(job: Any) -> None:

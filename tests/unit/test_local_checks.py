@@ -3,8 +3,9 @@
 import pytest
 
 from pipeline.local.dashboard import Listing, NudgeType, Tally
-from pipeline.local.figures import BROADWAY, POLICY, Metrics, Published, Spread
-from pipeline.local.outcome import Outcome, checks
+from pipeline.local.figures import Published
+from pipeline.local.outcome import ApiReport, Outcome, api_report, checks
+from pipeline.metrics import BROADWAY, POLICY, Metrics, Spread
 
 PUBLISHED = Published(events=2000, bad=40, finished=True)
 METRICS = Metrics(
@@ -31,6 +32,7 @@ TALLIES = {
     NudgeType("alert", "poor_quality", "medium"): Tally(2, 3),
     NudgeType("nudge", "short_session", "low"): Tally(1, 1),
 }
+API = ApiReport("healthy", [], [])
 
 
 def problems(
@@ -40,8 +42,9 @@ def problems(
     tallies: dict[NudgeType, Tally] = TALLIES,
     *,
     settled: bool = True,
+    api: ApiReport = API,
 ) -> list[str]:
-    found = checks(published, metrics, settled, outcome, tallies)
+    found = checks(published, metrics, settled, outcome, tallies, api)
     return [check.problem for check in found if not check.holds]
 
 
@@ -98,6 +101,22 @@ def test_nudges_that_did_not_arrive() -> None:
         "The policy generated 3 nudges, but only 0 arrived on the topic.",
         "Nudges of several kinds were expected; there were only: none.",
     ]
+
+
+def test_an_api_that_says_otherwise() -> None:
+    name = BROADWAY + "event.processed.alert"
+    status = {
+        "status": "degraded",
+        "reasons": ["Too hot.", "Too cold."],
+        "metrics": {"counters": {name: {"total": 1959}, BROADWAY + "event.duplicate": {"total": 0}}},
+    }
+    report = api_report(status, METRICS)
+    assert not report.is_fine
+    assert problems(api=report) == [
+        "The API says that the pipeline is degraded: Too hot. Too cold.",
+        f"The API's counts are not those of the job: {name}.",
+    ]
+    assert API.is_fine
 
 
 def test_a_short_story_need_not_have_everything() -> None:

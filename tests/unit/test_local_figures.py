@@ -6,18 +6,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.local.figures import (
-    BROADWAY,
-    POLICY,
     Account,
-    Metrics,
     Published,
     Settling,
-    Spread,
     account,
     read_metrics,
     read_published,
 )
-from transforms import telemetry
+from pipeline.metrics import BROADWAY, Metrics, Spread
 
 SECOND = 1_000_000
 
@@ -25,10 +21,6 @@ SECOND = 1_000_000
 def metrics(updated_us: int = 0, *, written: int = 0, **counts: int) -> Metrics:
     counters = {BROADWAY + name.replace("__", "."): count for name, count in counts.items()}
     return Metrics(counters, {BROADWAY + "batch.size.quality": Spread(1, written)}, updated_us)
-
-
-def test_the_names_are_those_of_the_job() -> None:
-    assert (BROADWAY, POLICY) == (telemetry.BROADWAY + ".", telemetry.POLICY + ".")
 
 
 def test_the_account_of_every_outcome() -> None:
@@ -47,22 +39,6 @@ def test_the_account_of_every_outcome() -> None:
     assert sums == Account(25, 7, 2, 1, 5, 7)
     assert (sums.accounted, sums.open) == (22, 3)
     assert made.faults == {"projection_failed": 1, "write_rejected": 9}
-
-
-def test_rows_and_nudges() -> None:
-    made = Metrics(
-        {
-            BROADWAY + "row.projected.quality": 7,
-            BROADWAY + "row.projected.adherence": 2,
-            POLICY + "nudge.generated.short_session": 1,
-            POLICY + "nudge.generated.quality_reminder": 2,
-            POLICY + "emergency.generated.pain_reported": 4,
-        },
-        {BROADWAY + "batch.size.quality": Spread(2, 5), BROADWAY + "batch.size.adherence": Spread(1, 2)},
-    )
-    assert made.written == {"quality": 5, "adherence": 2}
-    assert made.unwritten == {"quality": 2}
-    assert made.nudges == {"nudge": 3, "emergency": 4}
 
 
 def test_settled_is_what_has_stayed_balanced() -> None:
@@ -85,31 +61,6 @@ def test_never_settled_with_an_event_missing() -> None:
     for second in range(1, 10):
         made = metrics(second * SECOND, event__processed__alert=1)
         assert settling.update(Published(events=2, finished=True), made) is None
-
-
-def latencies(**counts: int) -> Metrics:
-    return Metrics({f"{BROADWAY}event_to_write_ms.le.{name[2:]}": count for name, count in counts.items()})
-
-
-def test_latency_is_interpolated_between_bounds() -> None:
-    made = latencies(le100=10, le250=60, le500=100, leinf=100)
-    assert made.latency(0.05) == pytest.approx(50)
-    assert made.latency(0.5) == pytest.approx(220)
-    assert made.latency(0.8) == pytest.approx(375)
-    assert made.latency(1.0) == pytest.approx(500)
-
-
-def test_latency_since_an_earlier_look() -> None:
-    earlier, later = latencies(le100=90, le250=90, leinf=90), latencies(le100=90, le250=100, leinf=100)
-    assert later.latency(0.5, since=earlier) == pytest.approx(175)
-    assert later.latency(0.5, since=later) is None
-
-
-def test_latency_at_the_ends() -> None:
-    assert Metrics().latency(0.5) is None
-    assert latencies(le100=0, le250=0, leinf=4).latency(0.5) == 250
-    # A bound that no row has come under yet has no counter.
-    assert latencies(le250=4, leinf=4).latency(1.0) == 250
 
 
 def test_reading_reports(tmp_path: Path) -> None:

@@ -5,9 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from apache_beam.options.pipeline_options import DebugOptions, FlinkRunnerOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    FlinkRunnerOptions,
+    StandardOptions,
+    WorkerOptions,
+)
 
-from pipeline.options import OptionsError, RehabOptions, parse_options
+from pipeline.options import IMAGE_VARIABLE, OptionsError, RehabOptions, parse_options
 
 PRIMARY = "--primary_subscription=projects/rehab-local/subscriptions/rehab-primary"
 SECONDARY = "--secondary_subscription=projects/rehab-local/subscriptions/rehab-secondary"
@@ -188,6 +193,46 @@ def test_a_bounded_run_without_input_or_output(events_file: Path, tmp_path: Path
     # Of several patterns each must match.
     assert "none.jsonl" in sentence_of([f"--input_files={events_file},{tmp_path}/none.jsonl", DATASET])
     assert "--input_files" in sentence_of(["--input_files=,", DATASET])
+
+
+# --- From the template
+
+LAUNCHED = [*STREAM, *CLOUD, "--template_location=gs://bucket/staging/template_launches/1/job_object"]
+
+
+def image_of(arguments: list[str]) -> str | None:
+    image: str | None = parse_options(arguments).view_as(WorkerOptions).sdk_container_image
+    return image
+
+
+def test_workers_run_the_image_that_launches_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(IMAGE_VARIABLE, "registry/own:1")
+    assert image_of(LAUNCHED) == "registry/own:1"
+    assert image_of([*LAUNCHED, "--sdk_container_image=registry/stated:1"]) == "registry/stated:1"
+    assert image_of(STREAM) is None
+
+
+def test_a_template_without_an_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(IMAGE_VARIABLE, "")
+    assert "--sdk_container_image" in sentence_of(LAUNCHED)
+    monkeypatch.delenv(IMAGE_VARIABLE)
+    assert "--sdk_container_image" in sentence_of(LAUNCHED)
+
+
+def test_an_option_of_a_later_launcher_does_not_stop_the_launch() -> None:
+    launched = [
+        *LAUNCHED,
+        "--sdk_container_image=registry/own:1",
+        "--batchers=4",
+        "--an_option_of_the_future=1",
+    ]
+    assert parse_options(launched).batchers == 4
+
+
+def test_an_update_keeps_the_state_that_a_rebuild_would_build() -> None:
+    update = [*STREAM, *CLOUD, "--job_name=rehab-tracking", "--update"]
+    parse_options(update)
+    assert "--rebuild_days" in sentence_of([*update, "--rebuild_days=31"])
 
 
 # --- The policy file

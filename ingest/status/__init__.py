@@ -1,0 +1,1 @@
+"""How the pipeline is: what its job reports, judged, and told over HTTP."""

@@ -1,0 +1,75 @@
+"""Asks a source again and again, so that a request need not wait and rates do not depend on requests."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ingest.status.source import Observation, Source, SourceError
+from transforms.times import MINUTE_US
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Seen(NamedTuple):
+    """What is known of the job: observations of the last minute and the one before, oldest first.
+
+    `failure` says why the newest attempt told nothing, if so.
+    """
+
+    observations: Sequence[Observation] = ()
+    failure: str | None = None
+
+    def after(self, observation: Observation) -> "Seen":
+        """With one more; those of another job, and of the same job before it was started again, go."""
+        known = [
+            earlier
+            for earlier in self.observations
+            if _run(earlier) == _run(observation)
+            and earlier.metrics.updated_us < observation.metrics.updated_us
+        ]
+        since_us = observation.metrics.updated_us - MINUTE_US
+        while len(known) > 1 and known[1].metrics.updated_us <= since_us:
+            del known[0]
+        return Seen((*known, observation))
+
+
+def _run(observation: Observation) -> tuple[str, str | None]:
+    return observation.job.id, observation.job.started_at
+
+
+class Monitor:
+    """A thread that observes; `seen` is what it knows, at any time and without waiting."""
+
+    def __init__(self, source: Source) -> None:
+        """Not started yet."""
+        self.source = source
+        self.seen = Seen(failure="The job has not been looked for yet.")
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._observe, name="status", daemon=True)
+
+    def start(self) -> None:
+        """Begins to observe."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Observes no more; does not wait for an observation that is under way."""
+        self._stopped.set()
+
+    def _observe(self) -> None:
+        while True:
+            self._look()
+            if self._stopped.wait(self.source.interval_seconds):
+                return
+
+    def _look(self) -> None:
+        try:
+            self.seen = self.seen.after(self.source.observe())
+        except SourceError as error:
+            self.seen = self.seen._replace(failure=str(error))
+        except Exception as error:
+            # A defect; the thread must go on, and an error's text may quote what was received.
+            _LOGGER.error("The status could not be observed: %s", type(error).__name__)
+            self.seen = self.seen._replace(
+                failure=f"The status could not be observed ({type(error).__name__})."
+            )
