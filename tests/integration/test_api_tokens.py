@@ -52,7 +52,7 @@ FOREIGN_RSA_KEY = generate_private_key(65537, 2048)
 
 REFUSED = {
     "missing": None,
-    "empty": "",
+    "empty": "..",
     "no token": "a.b.c",
     "unsigned": unsigned(),
     "unsigned, otherwise spelt": unsigned("NoNe"),
