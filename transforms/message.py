@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+# The attribute in which a replay tells when the message was first published, in microseconds.
+FIRST_PUBLISH_ATTRIBUTE = "first_publish_us"
+
 
 class Message(NamedTuple):
     """One arrival.
@@ -15,3 +18,10 @@ class Message(NamedTuple):
     subscription: str
     message_id: str
     publish_us: int
+
+    @property
+    def first_publish_us(self) -> int:
+        """`publish_us`; of a replayed message that of the original."""
+        first = self.attributes.get(FIRST_PUBLISH_ATTRIBUTE, "")
+        stated_us = int(first) if first.isascii() and first.isdecimal() else self.publish_us
+        return min(stated_us, self.publish_us)

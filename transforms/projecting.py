@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
+import msgpack
 from apache_beam.coders import BytesCoder
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.utils.timestamp import Timestamp
 
-from transforms.dead_letters import DeadLetter
+from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, was_admitted
 from transforms.events import Event
 from transforms.grouping import by_patient, gather
 from transforms.policy import Nudge
@@ -57,6 +58,7 @@ class Project(beam.DoFn):
     """(patient, [Event, …]) → rows on the output named after their table, NUDGES, REVIEWS, DEAD_LETTERS."""
 
     STATE = ReadModifyWriteStateSpec("state", BytesCoder())
+    FAILED = ReadModifyWriteStateSpec("failed", BytesCoder())
     WAKE = TimerSpec("wake", TimeDomain.REAL_TIME)
 
     def __init__(self, projector: Projector[Any], bounded: bool, clock: Callable[[], float]) -> None:
@@ -69,26 +71,46 @@ class Project(beam.DoFn):
         self,
         element: tuple[str, list[Event]],
         cell: Any = beam.DoFn.StateParam(STATE),
+        failed: Any = beam.DoFn.StateParam(FAILED),
         timer: Any = beam.DoFn.TimerParam(WAKE),
     ) -> Iterator[Any]:
         patient_id, events = element
+        if any(was_admitted(event.message) for event in events):
+            events = self._not_yet_projected(events, failed)
+        if not events:
+            return
         events = sorted(events, key=_consents_first)
         try:
             outputs = self._advance(patient_id, events, cell, timer)
         except Exception:
             # One event must not take its neighbours down with it, nor stop the stream.
-            alone = (self._advance_alone(patient_id, event, cell, timer) for event in events)
+            alone = (self._advance_alone(patient_id, event, cell, failed, timer) for event in events)
             outputs = [output for outcome in alone for output in outcome]
         yield from outputs
 
-    def _advance_alone(self, patient_id: str, event: Event, cell: Any, timer: Any) -> list[Any]:
+    def _not_yet_projected(self, events: list[Event], failed: Any) -> list[Event]:
+        """Without the replays of what failed in another projection, or has been replayed already."""
+        ids, due = _unpacked(failed.read()), []
+        for event in events:
+            if not was_admitted(event.message):
+                due.append(event)
+            elif event.event_id in ids:
+                ids.remove(event.event_id)
+                due.append(event)
+            elif event.kind in self._projector.counted_kinds:
+                count("event.duplicate")
+        failed.write(msgpack.packb(ids))
+        return due
+
+    def _advance_alone(self, patient_id: str, event: Event, cell: Any, failed: Any, timer: Any) -> list[Any]:
         try:
             return self._advance(patient_id, [event], cell, timer)
         except Exception as error:
+            failed.write(msgpack.packb([*_unpacked(failed.read()), event.event_id]))
             # The type alone: an exception's text may quote what it stumbled over.
             problem = f"event: {type(error).__name__} in the projection"
             letter = DeadLetter(
-                "projection_failed",
+                PROJECTION_FAILED,
                 f"Project {self._projector.tables[0]}",
                 problem,
                 event.message,
@@ -144,6 +166,10 @@ class Project(beam.DoFn):
         coming = [time_us for time_us in times if time_us > now_us]
         if coming and not self._bounded:
             timer.set(Timestamp(micros=min(coming)))
+
+
+def _unpacked(ids: bytes | None) -> list[str]:
+    return list(msgpack.unpackb(ids)) if ids else []
 
 
 def _consents_first(event: Event) -> tuple[bool, int, str]:

@@ -79,6 +79,7 @@ COLUMNS = {
         "attempts": "INTEGER",
         "job_name": "STRING",
         "schema_version": "INTEGER",
+        "replayed_at": "TIMESTAMP",
     },
 }
 
