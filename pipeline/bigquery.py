@@ -68,6 +68,18 @@ class _UnwrittenError(Exception):
     """BigQuery took the request, but not all rows that it has nothing against."""
 
 
+def patience(doing: str) -> Retry:
+    """Does it again for 10 minutes after what passes; `doing` is for the log."""
+    return Retry(
+        predicate=_is_transient,
+        initial=0.2,
+        maximum=20.0,
+        timeout=600.0,
+        # Only the kind of error: BigQuery's messages may quote a value.
+        on_error=lambda error: _LOGGER.warning("%s again after %s", doing, type(error).__name__),
+    )
+
+
 class TableWriter:
     """Writes rows to one table; safe to use again and again, from one thread at a time."""
 
@@ -76,13 +88,7 @@ class TableWriter:
         project, _, dataset_id = dataset.rpartition(".")
         self._client = clients.bigquery(project)
         self._table = DatasetReference(project, dataset_id).table(table)
-        self._retry = Retry(
-            predicate=_is_transient,
-            initial=0.2,
-            maximum=20.0,
-            timeout=600.0,
-            on_error=self._log_retry,
-        )
+        self._retry = patience(f"Writing to {table}")
 
     def write(self, rows: Sequence[Row]) -> list[Rejection]:
         """Writes the rows, in several requests if need be; returns those that BigQuery refuses.
@@ -166,10 +172,6 @@ class TableWriter:
         except BadRequest:
             return [Rejection(entry.row, "row: invalid")]
         return []
-
-    def _log_retry(self, error: Exception) -> None:
-        # Only the kind of error: BigQuery's messages may quote a value.
-        _LOGGER.warning("Writing to %s again after %s", self._table.table_id, type(error).__name__)
 
 
 def _entry(row: Row) -> _Entry:

@@ -12,6 +12,7 @@ import heapq
 import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -186,6 +187,7 @@ class _Subscription:
         self._ledger = HoldLedger(read.hold_seconds)
         self._waiting: deque[tuple[Message, str]] = deque()
         self._waiting_bytes = 0
+        self._read_until_us = 0
         self._settled: list[str] = []
         self._stopped = threading.Event()
         self._puller = threading.Thread(target=self._pull_forever, name=f"pull {self._path}", daemon=True)
@@ -210,10 +212,13 @@ class _Subscription:
         """How many messages the pipeline has not asked for yet."""
         return len(self._waiting)
 
-    def oldest_us(self) -> int | None:
-        """The publish time (µs) of the message that is next; None if nothing is waiting."""
+    def read_until_us(self) -> int:
+        """Every message published before this (µs) has been taken.
+
+        Pub/Sub hands out the oldest messages first, and none only when there are none left.
+        """
         with self._changed:
-            return self._waiting[0][0].publish_us if self._waiting else None
+            return self._waiting[0][0].publish_us if self._waiting else self._read_until_us
 
     def take(self, now: float) -> list[Message]:
         """Up to MAX_MESSAGES, when the runner asks at `now`."""
@@ -262,14 +267,19 @@ class _Subscription:
         return retry(self._pull_once)()
 
     def _pull_once(self) -> list[tuple[Message, str]]:
+        began_us = int(time.time() * MICROS)
         try:
             response = subscriber().pull(
                 subscription=self._path, max_messages=MAX_MESSAGES, retry=None, timeout=_PULL_SECONDS
             )
         except exceptions.DeadlineExceeded:
-            return []
+            response = PullResponse()
         # The plain protocol buffer: reading the wrapper's fields takes longer than the pull.
-        return [self._message(received) for received in PullResponse.pb(response).received_messages]
+        messages = [self._message(received) for received in PullResponse.pb(response).received_messages]
+        self._read_until_us = max([self._read_until_us, *(message.publish_us for message, _ in messages)])
+        if not messages:
+            self._read_until_us = began_us
+        return messages
 
     def _message(self, received: Any) -> tuple[Message, str]:
         message = received.message
@@ -671,10 +681,9 @@ class _EvaluationContext(evaluation_context.EvaluationContext):
             )
 
     def read_watermark(self) -> Timestamp:
-        """No message that waits is older. In whole seconds: each move is carried through all steps."""
-        oldest = [subscription.oldest_us() for subscription in self.subscriptions.values()]
-        bound = min([self.now(), *(moment / MICROS for moment in oldest if moment is not None)])
-        self._read_watermark = max(self._read_watermark, int(bound))
+        """No message to come is older. In whole seconds: each move is carried through all steps."""
+        bound_us = min(subscription.read_until_us() for subscription in self.subscriptions.values())
+        self._read_watermark = max(self._read_watermark, bound_us // MICROS)
         return Timestamp(self._read_watermark)
 
     def get_execution_context(self, applied_ptransform: AppliedPTransform) -> _ExecutionContext:

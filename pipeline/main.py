@@ -16,7 +16,7 @@ from pipeline.metrics_file import MetricsFile
 from pipeline.options import OptionsError, RehabOptions, parse_options, runner_name
 from pipeline.preflight import check
 from pipeline.processes import Interruption, Stopped
-from pipeline.rebuild import rebuild
+from pipeline.rebuild import seek
 from pipeline.runners import runner_for
 
 _LOGGER = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def launch(options: RehabOptions) -> PipelineResult:
     if runner_name(options).endswith("DirectRunner"):
         check(options)
     if options.rebuild_days:
-        rebuild(options)
+        seek(options)
     return pipeline.run()
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, NoReturn
 
 import orjson
-from google.api_core.exceptions import BadRequest, GoogleAPIError
+from google.api_core.exceptions import BadRequest, GoogleAPIError, NotFound
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.bigquery import ArrayQueryParameter, QueryJobConfig, ScalarQueryParameter
 from google.cloud.bigquery.table import RowIterator
@@ -105,14 +105,12 @@ class Selection:
     def _check_condition(self) -> None:
         """Refuses what is not a condition; BigQuery looks at no row for it, so its answer quotes none."""
         try:
-            job = self._client.query(
+            self._client.query(
                 self._chosen, job_config=QueryJobConfig(dry_run=True, query_parameters=self._parameters)
             )
         except BadRequest as error:
             problem = str(error.message).partition("\n")[0].rpartition("prettyPrint=false: ")[2]
             raise ReplayError(f"--where does not work: {problem.rstrip('.')}.") from None
-        if job.statement_type != "SELECT":
-            raise ReplayError("--where must be one condition on the columns of dead_letters_current.")
 
     def counts(self) -> list[Count]:
         """How many there are by reason, most first."""
@@ -176,6 +174,8 @@ class Replay:
             for letter, future in pending:
                 future.result(_PUBLISH_SECONDS)
                 sent.append(letter)
+        except NotFound:
+            raise OperatorError(f"The topic {self._topic} does not exist.") from None
         finally:
             self._mark(sent)
             self.published += len(sent)

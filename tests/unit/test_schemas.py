@@ -62,7 +62,7 @@ COLUMNS = {
         "context": "JSON",
         **VERSIONED,
     },
-    "consents": {"patient_id": "STRING", "consent_status": "STRING", **VERSIONED},
+    "consents": {"patient_id": "STRING", "consent_status": "STRING", "decisions": "RECORD", **VERSIONED},
     "dead_letters": {
         "dead_letter_id": "STRING",
         "reason": "STRING",
