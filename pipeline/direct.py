@@ -236,8 +236,8 @@ class _Subscription:
     def _pull_forever(self) -> None:
         try:
             while self._wait_for_room():
-                received = self._pull()
-                self._keep(received)
+                received, until_us = self._pull()
+                self._keep(received, until_us)
                 if len(received) < MAX_MESSAGES // 10:
                     self._stopped.wait(_PULL_PAUSE_SECONDS)
         except Exception as error:
@@ -254,7 +254,8 @@ class _Subscription:
             )
         return not self._stopped.is_set()
 
-    def _pull(self) -> list[tuple[Message, str]]:
+    def _pull(self) -> tuple[list[tuple[Message, str]], int]:
+        """What there is now, and the time (µs) up to which that is everything."""
         retry = Retry(
             predicate=lambda error: isinstance(error, _TRANSIENT) and not self._stopped.is_set(),
             initial=0.1,
@@ -266,7 +267,7 @@ class _Subscription:
         )
         return retry(self._pull_once)()
 
-    def _pull_once(self) -> list[tuple[Message, str]]:
+    def _pull_once(self) -> tuple[list[tuple[Message, str]], int]:
         began_us = int(time.time() * MICROS)
         try:
             response = subscriber().pull(
@@ -276,10 +277,7 @@ class _Subscription:
             response = PullResponse()
         # The plain protocol buffer: reading the wrapper's fields takes longer than the pull.
         messages = [self._message(received) for received in PullResponse.pb(response).received_messages]
-        self._read_until_us = max([self._read_until_us, *(message.publish_us for message, _ in messages)])
-        if not messages:
-            self._read_until_us = began_us
-        return messages
+        return messages, max((message.publish_us for message, _ in messages), default=began_us)
 
     def _message(self, received: Any) -> tuple[Message, str]:
         message = received.message
@@ -289,8 +287,9 @@ class _Subscription:
             received.ack_id,
         )
 
-    def _keep(self, received: list[tuple[Message, str]]) -> None:
+    def _keep(self, received: list[tuple[Message, str]], until_us: int) -> None:
         with self._changed:
+            self._read_until_us = max(self._read_until_us, until_us)
             if not self._stopped.is_set():
                 self._waiting += received
                 self._waiting_bytes += sum(len(message.payload) for message, _ in received)

@@ -33,7 +33,7 @@ QUALIFY ROW_NUMBER() OVER (PARTITION BY patient_id ORDER BY version DESC) = 1
 """
 _REVIEWS = """
 SELECT patient_id, item_id, created_at, urgency FROM `{dataset}.work_queue_current`
-WHERE item_type = 'review' AND created_at >= @since AND (
+WHERE item_type = 'review' AND version < @until AND created_at >= @since AND (
   created_at >= @provable
   OR patient_id NOT IN (SELECT patient_id FROM `{dataset}.adherence` WHERE week_start <= @older)
 )
@@ -89,6 +89,8 @@ def _memories(dataset: str, rebuild: Rebuild | None) -> Mapping[str, Memory]:
 def _provable(rebuild: Rebuild) -> list[ScalarQueryParameter]:
     since_us = rebuild.since_us
     return [
+        # An item with a higher version has been proved again, by this very job.
+        ScalarQueryParameter("until", "INT64", rebuild.until_us),
         ScalarQueryParameter("since", "TIMESTAMP", to_rfc3339(since_us)),
         ScalarQueryParameter("provable", "TIMESTAMP", to_rfc3339(since_us + _REASONS_DAYS * DAY_US)),
         ScalarQueryParameter("older", "DATE", iso_date(day_of(since_us) - _WEEK_DAYS)),

@@ -14,9 +14,10 @@ from google.api_core.exceptions import BadRequest, GoogleAPIError, NotFound
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.bigquery import ArrayQueryParameter, QueryJobConfig, ScalarQueryParameter
 from google.cloud.bigquery.table import RowIterator
+from requests.exceptions import ConnectionError as HttpConnectionError
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.bigquery import TableWriter
 from pipeline.clients import bigquery, publisher
@@ -40,6 +41,7 @@ from transforms.times import MICROS, to_micros, to_rfc3339
 # So many are sent before they are marked: what a crash in between sends again.
 _PORTION = 500
 _SAMPLE = 5
+_ID_LENGTH = 32
 _PUBLISH_SECONDS = 600
 
 _PENDING = "SELECT * FROM `{dataset}.dead_letters_current` WHERE replayed_at IS NULL"
@@ -301,7 +303,8 @@ def _overview(counts: list[Count]) -> Table:
 
 def _redacted(letters: list[Letter]) -> Table:
     """Nothing in it comes from a payload or an attribute; a kind does, unless it is one of the known ones."""
-    table = Table("id", "reason", "kind", "bytes", "attempts", "what was wrong", title="Some of them")
+    identifier = Column("id", no_wrap=True, min_width=_ID_LENGTH)
+    table = Table(identifier, "reason", "kind", "bytes", "attempts", "what was wrong", title="Some of them")
     for letter in letters:
         table.add_row(
             letter["dead_letter_id"],
@@ -376,7 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), 2)
     except OperatorError as error:
         return _complain(str(error), 1)
-    except (GoogleAPIError, GoogleAuthError) as error:
+    except (GoogleAPIError, GoogleAuthError, HttpConnectionError) as error:
         return _complain(f"Google refused: {refusal(error)}", 1)
     return 0
 

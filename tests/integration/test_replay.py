@@ -1,6 +1,7 @@
 """Dead letters on their way back into the stream."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -122,11 +123,8 @@ def test_a_dry_run_shows_counts_and_nothing_of_a_payload(
 
     printed = replay("--dry_run")
 
-    assert [
-        line.split()[1:4:2]
-        for line in printed.splitlines()
-        if " invalid_schema │ 7" in line.replace("  ", " ")
-    ]
+    assert re.search(r"invalid_schema +│ 7 ", printed)
+    assert re.search(r"unknown_kind +│ 1 ", printed)
     assert "body: not known" in printed
     assert shown(provisioned, "replayed_at") == [(None,)] * 8
 
