@@ -17,7 +17,7 @@ from google.cloud.bigquery.table import RowIterator
 from requests.exceptions import ConnectionError as HttpConnectionError
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Column, Table
+from rich.table import Table
 
 from pipeline.bigquery import TableWriter
 from pipeline.clients import bigquery, publisher
@@ -41,11 +41,9 @@ from transforms.times import MICROS, to_micros, to_rfc3339
 # So many are sent before they are marked: what a crash in between sends again.
 _PORTION = 500
 _SAMPLE = 5
-_ID_LENGTH = 32
 _PUBLISH_SECONDS = 600
 
 _PENDING = "SELECT * FROM `{dataset}.dead_letters_current` WHERE replayed_at IS NULL"
-
 _MATCHING = "SELECT * FROM ({chosen}) WHERE {condition}"
 # The line breaks end a comment at the end of a condition.
 _COUNTS = """
@@ -82,7 +80,6 @@ class Selection:
     def __init__(self, options: argparse.Namespace) -> None:
         """Raises ReplayError if BigQuery does not take the condition, GoogleAPIError for the rest."""
         self._client = bigquery(options.dataset.partition(".")[0])
-        self._max_attempts = options.max_attempts
         conditions = [_PENDING.format(dataset=options.dataset)]
         self._parameters: list[Any] = [ScalarQueryParameter("max_attempts", "INT64", options.max_attempts)]
         for condition, name, kind, values in (
@@ -270,12 +267,14 @@ def run(options: argparse.Namespace) -> None:
     counts = selection.counts()
     output = Console()
     if spent := sum(count.letters for count in counts if not count.due):
-        output.print(f"{spent:,} have been tried {options.max_attempts} times or more and are left out.")
+        output.print(f"Left out, because tried {options.max_attempts} times or more: {spent:,}.")
     due = [count for count in counts if count.due]
     if not due:
         output.print("No dead letter is to be replayed.")
     elif options.dry_run:
-        output.print(_overview(due), _redacted(selection.sample()))
+        output.print(_overview(due), "Some of them:")
+        for letter in selection.sample():
+            output.print(_redacted(letter), soft_wrap=True, markup=False, highlight=False)
     elif not options.topic and any(count.reason != WRITE_REJECTED for count in due):
         raise ReplayError("--topic is required: events are published to it.")
     else:
@@ -289,9 +288,9 @@ def _replay(selection: Selection, total: int, options: argparse.Namespace, outpu
         for letters in selection.portions():
             replay.send(letters)
             progress.advance(task, len(letters))
-    output.print(f"{replay.published:,} published, {replay.written:,} rows written.")
+    output.print(f"Events published: {replay.published:,}. Rows written: {replay.written:,}.")
     if replay.refused:
-        output.print(f"{replay.refused:,} rows were refused again.")
+        output.print(f"Rows refused again: {replay.refused:,}.")
 
 
 def _overview(counts: list[Count]) -> Table:
@@ -301,20 +300,12 @@ def _overview(counts: list[Count]) -> Table:
     return table
 
 
-def _redacted(letters: list[Letter]) -> Table:
+def _redacted(letter: Letter) -> str:
     """Nothing in it comes from a payload or an attribute; a kind does, unless it is one of the known ones."""
-    identifier = Column("id", no_wrap=True, min_width=_ID_LENGTH)
-    table = Table(identifier, "reason", "kind", "bytes", "attempts", "what was wrong", title="Some of them")
-    for letter in letters:
-        table.add_row(
-            letter["dead_letter_id"],
-            letter["reason"],
-            letter["event_kind"] if letter["event_kind"] in KINDS else "-",
-            f"{len(letter['payload']):,}",
-            str(letter["attempts"]),
-            letter["error_message"],
-        )
-    return table
+    kind = letter["event_kind"] if letter["event_kind"] in KINDS else "no known kind"
+    size, attempts = len(letter["payload"]), letter["attempts"]
+    stated = (letter["dead_letter_id"], letter["reason"], kind, f"{size:,} bytes", f"attempts {attempts}")
+    return "  ".join([*stated, letter["error_message"] or ""])
 
 
 class _Parser(argparse.ArgumentParser):
