@@ -64,8 +64,9 @@ MAX_MESSAGES = 1000
 _ENOUGH_MESSAGES = 1000
 _ENOUGH_BYTES = 16 * 1024 * 1024
 
-# How long a pull waits for a message.
-_PULL_SECONDS = 30.0
+# How long a pull waits for a message. When one has waited in vain, everything older has been read: a rebuild
+# writes its rows that much later.
+_PULL_SECONDS = 5.0
 
 # A pull returns as soon as there is one message; at a pull for each, pulling would take more time than
 # processing.
