@@ -69,6 +69,17 @@ class _UnwrittenError(Exception):
     """BigQuery took the request, but not all rows that it has nothing against."""
 
 
+def patience(doing: str, call: Call) -> Retry:
+    """Makes a call again for 10 minutes after what passes, and says so; `doing` is for the log."""
+
+    def note(error: Exception) -> None:
+        # Only the kind of error: BigQuery's messages may quote a value.
+        _LOGGER.warning("%s again after %s", doing, type(error).__name__)
+        OUTAGES.failed(call, error)
+
+    return Retry(predicate=_is_transient, initial=0.2, maximum=20.0, timeout=600.0, on_error=note)
+
+
 class TableWriter:
     """Writes rows to one table; safe to use again and again, from one thread at a time."""
 
@@ -78,13 +89,7 @@ class TableWriter:
         self._client = clients.bigquery(project)
         self._table = DatasetReference(project, dataset_id).table(table)
         self._writing = Call("BigQuery", f"table {dataset}.{table}", "write to")
-        self._retry = Retry(
-            predicate=_is_transient,
-            initial=0.2,
-            maximum=20.0,
-            timeout=600.0,
-            on_error=self._note_failure,
-        )
+        self._retry = patience(f"Writing to {table}", self._writing)
 
     def write(self, rows: Sequence[Row]) -> list[Rejection]:
         """Writes the rows, in several requests if need be; returns those that BigQuery refuses.
@@ -169,11 +174,6 @@ class TableWriter:
         except BadRequest:
             return [Rejection(entry.row, "row: invalid")]
         return []
-
-    def _note_failure(self, error: Exception) -> None:
-        # Only the kind of error: BigQuery's messages may quote a value.
-        _LOGGER.warning("Writing to %s again after %s", self._table.table_id, type(error).__name__)
-        OUTAGES.failed(self._writing, error)
 
 
 def _entry(row: Row) -> _Entry:

@@ -12,6 +12,7 @@ import heapq
 import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -64,8 +65,9 @@ MAX_MESSAGES = 1000
 _ENOUGH_MESSAGES = 1000
 _ENOUGH_BYTES = 16 * 1024 * 1024
 
-# How long a pull waits for a message; after a failure not long, to find out whether it works again.
-_PULL_SECONDS = 30.0
+# How long a pull waits for a message; after a failure not long, to find out whether it works again. When one
+# has waited in vain, everything older has been read: a rebuild writes its rows that much later.
+_PULL_SECONDS = 5.0
 _TRY_SECONDS = 1.0
 
 # A pull returns as soon as there is one message; at a pull for each, pulling would take more time than
@@ -197,6 +199,7 @@ class _Subscription:
         self._waiting: deque[tuple[Message, str]] = deque()
         self._waiting_bytes = 0
         self._unacknowledged: dict[str, int] = {}
+        self._read_until_us = 0
         self._settled: list[str] = []
         self._stopped = threading.Event()
         self._puller = threading.Thread(target=self._pull_forever, name=f"pull {self._path}", daemon=True)
@@ -221,10 +224,13 @@ class _Subscription:
         """How many messages the pipeline has not asked for yet."""
         return len(self._waiting)
 
-    def oldest_us(self) -> int | None:
-        """The publish time (µs) of the message that is next; None if nothing is waiting."""
+    def read_until_us(self) -> int:
+        """Every message published before this (µs) has been taken.
+
+        Pub/Sub hands out the oldest messages first, and none only when there are none left.
+        """
         with self._changed:
-            return self._waiting[0][0].publish_us if self._waiting else None
+            return self._waiting[0][0].publish_us if self._waiting else self._read_until_us
 
     def held(self) -> Held:
         """What Pub/Sub still answers for."""
@@ -247,8 +253,8 @@ class _Subscription:
     def _pull_forever(self) -> None:
         try:
             while self._wait_for_room():
-                received = self._pull()
-                self._keep(received)
+                received, until_us = self._pull()
+                self._keep(received, until_us)
                 if len(received) < MAX_MESSAGES // 10:
                     self._stopped.wait(_PULL_PAUSE_SECONDS)
         except Exception as error:
@@ -265,7 +271,8 @@ class _Subscription:
             )
         return not self._stopped.is_set()
 
-    def _pull(self) -> list[tuple[Message, str]]:
+    def _pull(self) -> tuple[list[tuple[Message, str]], int]:
+        """What there is now, and the time (µs) up to which that is everything."""
         retry = Retry(
             predicate=lambda error: isinstance(error, _TRANSIENT) and not self._stopped.is_set(),
             initial=0.1,
@@ -273,7 +280,7 @@ class _Subscription:
             timeout=None,
             on_error=self._note_failure,
         )
-        received: list[tuple[Message, str]] = retry(self._pull_once)()
+        received: tuple[list[tuple[Message, str]], int] = retry(self._pull_once)()
         OUTAGES.answered(self._pulling)
         return received
 
@@ -281,16 +288,18 @@ class _Subscription:
         _LOGGER.warning("Pulling from %s failed (%s) and is tried again.", self._path, type(error).__name__)
         OUTAGES.failed(self._pulling, error)
 
-    def _pull_once(self) -> list[tuple[Message, str]]:
+    def _pull_once(self) -> tuple[list[tuple[Message, str]], int]:
         timeout = _TRY_SECONDS if self._pulling in OUTAGES.current() else _PULL_SECONDS
+        began_us = int(time.time() * MICROS)
         try:
             response = subscriber().pull(
                 subscription=self._path, max_messages=MAX_MESSAGES, retry=None, timeout=timeout
             )
         except exceptions.DeadlineExceeded:
-            return []
+            response = PullResponse()
         # The plain protocol buffer: reading the wrapper's fields takes longer than the pull.
-        return [self._message(received) for received in PullResponse.pb(response).received_messages]
+        messages = [self._message(received) for received in PullResponse.pb(response).received_messages]
+        return messages, max((message.publish_us for message, _ in messages), default=began_us)
 
     def _message(self, received: Any) -> tuple[Message, str]:
         message = received.message
@@ -300,8 +309,9 @@ class _Subscription:
             received.ack_id,
         )
 
-    def _keep(self, received: list[tuple[Message, str]]) -> None:
+    def _keep(self, received: list[tuple[Message, str]], until_us: int) -> None:
         with self._changed:
+            self._read_until_us = max(self._read_until_us, until_us)
             if not self._stopped.is_set():
                 self._waiting += received
                 self._unacknowledged.update((ack_id, message.publish_us) for message, ack_id in received)
@@ -696,10 +706,9 @@ class _EvaluationContext(evaluation_context.EvaluationContext):
             )
 
     def read_watermark(self) -> Timestamp:
-        """No message that waits is older. In whole seconds: each move is carried through all steps."""
-        oldest = [subscription.oldest_us() for subscription in self.subscriptions.values()]
-        bound = min([self.now(), *(moment / MICROS for moment in oldest if moment is not None)])
-        self._read_watermark = max(self._read_watermark, int(bound))
+        """No message to come is older. In whole seconds: each move is carried through all steps."""
+        bound_us = min(subscription.read_until_us() for subscription in self.subscriptions.values())
+        self._read_watermark = max(self._read_watermark, bound_us // MICROS)
         return Timestamp(self._read_watermark)
 
     def get_execution_context(self, applied_ptransform: AppliedPTransform) -> _ExecutionContext:

@@ -8,6 +8,7 @@ import apache_beam as beam
 from apache_beam import coders
 
 from pipeline.options import RehabOptions, runner_name
+from pipeline.rebuild import Memories, planned_rebuild
 from pipeline.sinks import WriteNudges, WriteTable
 from pipeline.sources import ReadMessages
 from transforms.adherence import Adherence
@@ -34,6 +35,8 @@ SHARDS = 2**24
 def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
     """Adds every step to the pipeline, as checked options say."""
     settings, bounded = options.settings(), options.is_bounded
+    rebuild = planned_rebuild(options)
+    memories = Memories(options.dataset, rebuild) if options.dataset and not bounded else dict
     shards = DIRECT_SHARDS if runner_name(options).endswith("DirectRunner") else SHARDS
 
     messages = pipeline | "Read" >> ReadMessages(options)
@@ -44,11 +47,15 @@ def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
     unique = events | "Deduplicate" >> Deduplicated(shards, bounded)
     sessions, reps, feedback, alerts, consents = (unique[kind] for kind in KINDS)
 
-    adherence = (sessions, consents) | "Adherence" >> Projection(Adherence(settings), bounded)
-    quality = (sessions, reps, consents) | "Quality" >> Projection(Quality(settings), bounded)
+    adherence = (sessions, consents) | "Adherence" >> Projection(
+        Adherence(settings), bounded, rebuild, memories
+    )
+    quality = (sessions, reps, consents) | "Quality" >> Projection(
+        Quality(settings), bounded, rebuild, memories
+    )
     findings = (adherence[REVIEWS], quality[REVIEWS])
     work_queue = (alerts, feedback, consents, *findings) | "Work queue" >> Projection(
-        WorkQueue(settings), bounded
+        WorkQueue(settings), bounded, rebuild and rebuild.after_findings(), memories
     )
 
     nudges = (adherence[NUDGES], quality[NUDGES], work_queue[NUDGES]) | "Nudges" >> beam.Flatten()

@@ -8,16 +8,16 @@ from contextlib import ExitStack
 
 import apache_beam as beam
 from apache_beam.runners.runner import PipelineResult
-from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound
+from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
-from pipeline.errors import OperatorError
+from pipeline.errors import OperatorError, refusal
 from pipeline.graph import build
 from pipeline.metrics_file import MetricsFile
 from pipeline.options import OptionsError, RehabOptions, parse_options, runner_name
 from pipeline.preflight import check, watched
 from pipeline.processes import Interruption, Stopped
-from pipeline.rebuild import rebuild
+from pipeline.rebuild import seek
 from pipeline.runners import runner_for
 
 _LOGGER = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def launch(options: RehabOptions) -> PipelineResult:
     if runner_name(options).endswith("DirectRunner"):
         check(options)
     if options.rebuild_days:
-        rebuild(options)
+        seek(options)
     return pipeline.run()
 
 
@@ -70,16 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pipeline.main: {error}", file=sys.stderr)
         return 1
     except (GoogleAPIError, GoogleAuthError) as error:
-        print(f"pipeline.main: Google refused: {_reason(error)}", file=sys.stderr)
+        print(f"pipeline.main: Google refused: {refusal(error)}", file=sys.stderr)
         return 1
     return 0
-
-
-def _reason(error: Exception) -> str:
-    # These name a resource; other messages may quote what was sent.
-    if isinstance(error, (Forbidden, NotFound)):
-        return str(error).partition("\n")[0]
-    return type(error).__name__
 
 
 def _command() -> None:

@@ -276,6 +276,8 @@ def _runner_problems(options: RehabOptions) -> Iterator[str]:
     runner = runner_name(options)
     if options.view_as(DebugOptions).number_of_worker_harness_threads not in (None, options.processors):
         yield "--number_of_worker_harness_threads is set by --processors."
+    if options.rebuild_days and options.view_as(GoogleCloudOptions).update:
+        yield "--rebuild_days cannot go with --update: with the state kept, events would count twice."
     if options.rebuild_days and options.view_as(TestOptions).dry_run:
         yield "--rebuild_days cannot go with --dry_run: the subscriptions would really be sought back."
     if options.metrics_file and not runner.endswith("DirectRunner"):

@@ -1,14 +1,25 @@
-"""A job that starts without state: the projections are built again from the events that Pub/Sub retains."""
+"""A job that starts without state: the events that Pub/Sub retains, and what the tables still know."""
 
 import logging
+import threading
 import time
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
+from google.api_core.exceptions import BadRequest
 from google.cloud.bigquery import QueryJobConfig, ScalarQueryParameter
+from google.cloud.bigquery.table import Row as TableRow
 
+from pipeline.bigquery import patience
 from pipeline.clients import bigquery, subscriber
+from pipeline.errors import OperatorError
 from pipeline.options import RehabOptions
-from transforms.times import MICROS
+from pipeline.outages import OUTAGES, Call
+from transforms.consent import Decision
+from transforms.projection import KnownReview, Memory
+from transforms.rebuilding import Rebuild
+from transforms.times import DAY_US, MICROS, day_of, iso_date, to_micros, to_rfc3339
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -17,44 +28,100 @@ _LOGGER = logging.getLogger(__name__)
 _REASONS_DAYS = 9
 _WEEK_DAYS = 7
 
-_WITHDRAW = """
-INSERT INTO `{dataset}.work_queue` ({columns}, visible, version, updated_at, source_event_id)
-SELECT {columns}, FALSE, @version, @now, NULL
-FROM `{dataset}.work_queue_current`
-WHERE item_type = 'review' AND created_at >= @start AND (
+_CONSENTS = """
+SELECT patient_id, decisions FROM `{dataset}.consents` WHERE TRUE
+QUALIFY ROW_NUMBER() OVER (PARTITION BY patient_id ORDER BY version DESC) = 1
+"""
+_REVIEWS = """
+SELECT patient_id, item_id, created_at, urgency FROM `{dataset}.work_queue_current`
+WHERE item_type = 'review' AND version < @until AND created_at >= @since AND (
   created_at >= @provable
   OR patient_id NOT IN (SELECT patient_id FROM `{dataset}.adherence` WHERE week_start <= @older)
 )
 """
-_COLUMNS = (
-    "item_id, patient_id, therapist_id, site_id, item_type, urgency, priority, description, status, "
-    "created_at, sla_deadline, resolved_at, context"
-)
+
+# `cache` alone lets two steps that come first both ask.
+_lock = threading.Lock()
 
 
-def rebuild(options: RehabOptions) -> None:
-    """Takes back the findings that the events are about to prove again, and seeks the subscriptions back.
+def planned_rebuild(options: RehabOptions) -> Rebuild | None:
+    """The rebuild that checked options ask for, as of now."""
+    if not options.rebuild_days:
+        return None
+    now_us = int(time.time() * MICROS)
+    return Rebuild(now_us - options.rebuild_days * DAY_US, now_us)
 
-    A finding that a late event had made untrue, unseen by the state that was lost, would otherwise stay
-    in the work queue for ever.
-    """
-    now = datetime.now(UTC)
-    start = now - timedelta(days=options.rebuild_days)
-    if options.dataset:
-        _withdraw_findings(options.dataset, now, start)
+
+def seek(options: RehabOptions) -> None:
+    """Seeks the subscriptions back so many days as checked options say."""
+    since_us = int(time.time() * MICROS) - options.rebuild_days * DAY_US
     for role, subscription in options.subscriptions.items():
-        subscriber().seek(request={"subscription": subscription, "time": start})
+        subscriber().seek(request={"subscription": subscription, "time": to_rfc3339(since_us)})
         _LOGGER.info("%s subscription sought back %d days", role, options.rebuild_days)
 
 
-def _withdraw_findings(dataset: str, now: datetime, start: datetime) -> None:
-    project, _, _ = dataset.partition(".")
-    parameters = [
-        ScalarQueryParameter("version", "INT64", int(time.time() * MICROS)),
-        ScalarQueryParameter("now", "TIMESTAMP", now),
-        ScalarQueryParameter("start", "TIMESTAMP", start),
-        ScalarQueryParameter("provable", "TIMESTAMP", start + timedelta(days=_REASONS_DAYS)),
-        ScalarQueryParameter("older", "DATE", start.date() - timedelta(days=_WEEK_DAYS)),
+class Memories:
+    """What the tables know of patients, asked for in the process that needs it."""
+
+    def __init__(self, dataset: str, rebuild: Rebuild | None) -> None:
+        """`dataset` is PROJECT.DATASET."""
+        self._dataset = dataset
+        self._rebuild = rebuild
+
+    def __call__(self) -> Mapping[str, Memory]:
+        """By patient. Blocks while BigQuery cannot be reached; raises RetryError after 10 minutes of that."""
+        with _lock:
+            return _memories(self._dataset, self._rebuild)
+
+
+@cache
+def _memories(dataset: str, rebuild: Rebuild | None) -> Mapping[str, Memory]:
+    memories: dict[str, Memory] = {}
+    for row in _query(dataset, _CONSENTS):
+        memories[row["patient_id"]] = Memory(tuple(_decision(known) for known in row["decisions"]))
+    if rebuild:
+        for row in _query(dataset, _REVIEWS, *_provable(rebuild)):
+            memory = memories.get(row["patient_id"], Memory())
+            known = KnownReview(row["item_id"], to_micros(row["created_at"]), row["urgency"])
+            memories[row["patient_id"]] = memory._replace(reviews=(*memory.reviews, known))
+    return memories
+
+
+def _provable(rebuild: Rebuild) -> list[ScalarQueryParameter]:
+    since_us = rebuild.since_us
+    return [
+        # An item with a higher version has been proved again, by this very job.
+        ScalarQueryParameter("until", "INT64", rebuild.until_us),
+        ScalarQueryParameter("since", "TIMESTAMP", to_rfc3339(since_us)),
+        ScalarQueryParameter("provable", "TIMESTAMP", to_rfc3339(since_us + _REASONS_DAYS * DAY_US)),
+        ScalarQueryParameter("older", "DATE", iso_date(day_of(since_us) - _WEEK_DAYS)),
     ]
-    query = _WITHDRAW.format(dataset=dataset, columns=_COLUMNS)
-    bigquery(project).query_and_wait(query, job_config=QueryJobConfig(query_parameters=parameters))
+
+
+def _decision(known: dict[str, Any]) -> Decision:
+    expires_at = known["expires_at"]
+    return Decision(
+        to_micros(known["effective_from"]),
+        to_micros(known["decided_at"]),
+        known["event_id"],
+        known["status"],
+        to_micros(expires_at) if expires_at else None,
+    )
+
+
+def _query(dataset: str, query: str, *parameters: ScalarQueryParameter) -> list[TableRow]:
+    client = bigquery(dataset.rpartition(".")[0])
+    config = QueryJobConfig(query_parameters=parameters)
+
+    def ask() -> list[TableRow]:
+        return list(client.query_and_wait(query.format(dataset=dataset), job_config=config))
+
+    reading = Call("BigQuery", f"dataset {dataset}", "read")
+    try:
+        rows: list[TableRow] = patience("Reading what is known", reading)(ask)()
+    except BadRequest:
+        raise OperatorError(
+            f"The tables of {dataset} are not this release's: run `python -m pipeline.provision`."
+        ) from None
+    OUTAGES.answered(reading)
+    return rows

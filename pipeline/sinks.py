@@ -18,7 +18,7 @@ from pipeline.bigquery import Rejection, TableWriter
 from pipeline.clients import publisher
 from pipeline.options import RehabOptions, runner_name
 from transforms.batching import Batch, newest_versions
-from transforms.dead_letters import DeadLetter
+from transforms.dead_letters import WRITE_REJECTED, DeadLetter
 from transforms.message import Message
 from transforms.policy import Nudge
 from transforms.rows import Row
@@ -119,7 +119,7 @@ class WriteBatch(beam.DoFn):
             )
         for row, error in rejections:
             message = Message(row.body, {"table": self._table}, "", "", row.publish_us)
-            yield DeadLetter("write_rejected", f"Write {self._table}", error, message)
+            yield DeadLetter(WRITE_REJECTED, f"Write {self._table}", error, message)
 
 
 def _line(written: Row | Nudge) -> str:

@@ -26,7 +26,7 @@ KEYS = {
 REVIEW_COLUMNS = "patient_id item_type urgency priority status created_at sla_deadline resolved_at visible"
 REP_FEEDBACK = frozenset({"form_correction", "rep_quality"})
 
-_HISTORY = {"version", "updated_at", "source_event_id"}
+_HISTORY = {"version", "updated_at", "source_event_id", "decisions"}
 _TIMES = {"last_session_at", "created_at", "sla_deadline", "resolved_at"}
 _PER_EXERCISE = {
     "poor_quality",

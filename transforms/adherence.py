@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from transforms.consent import Decision
 from transforms.events import Event, SessionFact
 from transforms.policy import AdherenceLevel, Finding
 from transforms.projection import (
@@ -180,6 +181,11 @@ class Adherence(Projector[AdherenceState]):
             )
         )
 
+    def project_at_once(self, state: AdherenceState, cause: Cause, now_us: int, output: Output) -> None:
+        """A withdrawn consent hides the patient at once; a given one waits for the rest."""
+        if not self.is_visible(state, now_us):
+            self._add_consent_row(state, cause, now_us, output)
+
     @staticmethod
     def _forget_old(state: AdherenceState) -> None:
         days = [session.day for session in state.sessions.values()]
@@ -203,6 +209,7 @@ class Adherence(Projector[AdherenceState]):
             "patient_id": cause.patient_id,
             "consent_status": state.consents.status_at(now_us),
             "visible": self.is_visible(state, now_us),
+            "decisions": [_decision_columns(decision) for decision in state.consents.decisions],
         }
         row = state.next_version(CONSENTS_TABLE, cause.patient_id, columns, cause, now_us)
         if row:
@@ -415,3 +422,14 @@ def pain_finding(
 
 def _percentage(done: int, prescribed: int) -> float:
     return round(100 * min(1.0, done / prescribed), 6)
+
+
+def _decision_columns(decision: Decision) -> dict[str, Any]:
+    """What a job without state needs to know of it."""
+    return {
+        "effective_from": to_rfc3339(decision.effective_us),
+        "decided_at": to_rfc3339(decision.ts_us),
+        "event_id": decision.event_id,
+        "status": decision.status,
+        "expires_at": None if decision.expires_us is None else to_rfc3339(decision.expires_us),
+    }

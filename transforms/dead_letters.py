@@ -15,9 +15,18 @@ from transforms.rows import Row
 from transforms.telemetry import count
 from transforms.times import MICROS, to_rfc3339
 
+PROJECTION_FAILED = "projection_failed"
+WRITE_REJECTED = "write_rejected"
 SCHEMA_VERSION = 1
 # The attribute in which a replay tells how often the event has been tried before.
 ATTEMPTS_ATTRIBUTE = "attempts"
+# The attribute in which it tells the reason for which the event failed.
+REPLAY_ATTRIBUTE = "replay_of"
+
+
+def was_admitted(message: Message) -> bool:
+    """Whether the message is the replay of an event that failed after it had been admitted as new."""
+    return message.attributes.get(REPLAY_ATTRIBUTE) == PROJECTION_FAILED
 
 
 class DeadLetter(NamedTuple):
@@ -52,7 +61,7 @@ def dead_letter_row(letter: DeadLetter, failed_us: int, job_name: str) -> Row:
         "message_id": message.message_id,
         "event_id": letter.event_id,
         "event_kind": letter.event_kind,
-        "publish_time": to_rfc3339(message.publish_us),
+        "publish_time": to_rfc3339(message.first_publish_us),
         "failed_at": to_rfc3339(failed_us),
         "attempts": _attempts(message.attributes),
         "job_name": job_name,

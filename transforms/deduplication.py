@@ -12,6 +12,7 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
 
+from transforms.dead_letters import REPLAY_ATTRIBUTE, was_admitted
 from transforms.events import KINDS, Event
 from transforms.grouping import ByEventId, gather
 from transforms.tagging import tagged
@@ -47,9 +48,27 @@ class SeenIds:
         self.seen[digest] = now
         return True
 
+    def admit(self, event: Event, now: int) -> Event | None:
+        """The event, or null if it is a duplicate.
+
+        A projection that failed came after this, so the event's id has been seen, and its replay goes on as
+        what it is: the projections know which of them has failed. If the id has not been seen (the job
+        has no memory of it, or the failure is replayed before the event itself), it is an event as any other.
+        """
+        is_replay = was_admitted(event.message)
+        if self.is_new(event.event_id, now):
+            return _as_first(event) if is_replay else event
+        return event if is_replay else None
+
     def forget_before(self, moment: int) -> None:
         """Drops the ids seen before that."""
         self.seen = {digest: seen for digest, seen in self.seen.items() if seen >= moment}
+
+
+def _as_first(event: Event) -> Event:
+    attributes = dict(event.message.attributes)
+    del attributes[REPLAY_ATTRIBUTE]
+    return event._replace(message=event.message._replace(attributes=attributes))
 
 
 class Deduplicated(beam.PTransform[Any, Any]):
@@ -90,7 +109,8 @@ class Deduplicate(beam.DoFn):
         shard, events = element
         now = int(self._clock())
         seen = SeenIds.decode(cell.read())
-        unique = [event for event in events if seen.is_new(event.event_id, now)]
+        admitted = (seen.admit(event, now) for event in events)
+        unique = [event for event in admitted if event]
         if len(unique) < len(events):
             count("event.duplicate", len(events) - len(unique))
         if unique:

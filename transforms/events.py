@@ -386,7 +386,7 @@ def parse_event(content: dict[str, Any], message: Message, now_us: int) -> Event
         model = _EVENT_MODEL.validate_python(content)
     except ValidationError as error:
         raise InvalidEventError("invalid_schema", _field_errors(error)) from None
-    ts_us = message.publish_us if model.ts is None else to_micros(model.ts)
+    ts_us = message.first_publish_us if model.ts is None else to_micros(model.ts)
     event_id = model.event_id or content_id(content)
     _check_times(model, ts_us, now_us)
     return Event(

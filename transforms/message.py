@@ -11,6 +11,9 @@ MAX_ARRAY_LENGTH = 1000
 # dead letter, or a dead letter's replay, would be dropped unseen.
 PUBLISH_ID_ATTRIBUTE = "publish_id"
 
+# The attribute in which a replay tells when the message was first published, in microseconds.
+FIRST_PUBLISH_ATTRIBUTE = "first_publish_us"
+
 
 class Message(NamedTuple):
     """One arrival.
@@ -24,3 +27,10 @@ class Message(NamedTuple):
     subscription: str
     message_id: str
     publish_us: int
+
+    @property
+    def first_publish_us(self) -> int:
+        """`publish_us`; of a replayed message that of the original."""
+        first = self.attributes.get(FIRST_PUBLISH_ATTRIBUTE, "")
+        stated_us = int(first) if first.isascii() and first.isdecimal() else self.publish_us
+        return min(stated_us, self.publish_us)

@@ -42,6 +42,24 @@ class Settings(NamedTuple):
     nudge_max_age_hours: float = 24
 
 
+class KnownReview(NamedTuple):
+    """One of the policy's items as the work queue shows it."""
+
+    item_id: str
+    created_us: int
+    urgency: str
+
+
+class Memory(NamedTuple):
+    """What the tables know of a patient of whom there is no state.
+
+    `reviews` are the policy's items that a rebuild is about to prove again, or not.
+    """
+
+    decisions: tuple[Decision, ...] = ()
+    reviews: tuple[KnownReview, ...] = ()
+
+
 class Cause(NamedTuple):
     """What sets a projection off: a patient's newest event, or (`event_id` null) a timer."""
 
@@ -68,7 +86,8 @@ class PatientState(ABC):
     """A patient's state in one projector.
 
     `newest_us` is the newest event's time, `touched_us` when an event last arrived, `site` the
-    newest statement of a site as (time, event id, site), `rows` the version and digest of each row.
+    newest statement of a site as (time, event id, site), `rows` the version and digest of each row,
+    `held_until_us` until when (publish time) a rebuild holds the rows back, 0 if none does.
     """
 
     VERSION: ClassVar[int] = 1
@@ -77,6 +96,7 @@ class PatientState(ABC):
         """A patient of whom nothing is known."""
         self.newest_us = 0
         self.touched_us = 0
+        self.held_until_us = 0
         self.site: tuple[int, str, str] | None = None
         self.consents = ConsentLog()
         self.rows: dict[str, tuple[int, bytes]] = {}
@@ -95,6 +115,7 @@ class PatientState(ABC):
         common = [
             self.newest_us,
             self.touched_us,
+            self.held_until_us,
             self.site,
             self.consents.decisions,
             self.rows,
@@ -110,13 +131,21 @@ class PatientState(ABC):
             if encoded[0] > cls.VERSION:
                 raise ValueError(f"{cls.__name__} {cls.VERSION} cannot read version {encoded[0]}")
             common, own = msgpack.unpackb(memoryview(encoded)[1:], strict_map_key=False, use_list=True)
-            state.newest_us, state.touched_us, site, decisions, rows, findings = common
+            state.newest_us, state.touched_us, state.held_until_us, site, decisions, rows, findings = common
             state.site = tuple(site) if site else None
             state.consents = ConsentLog([Decision(*decision) for decision in decisions])
             state.rows = {key: (version, digest) for key, (version, digest) in rows.items()}
             state.findings = FindingLedger.from_plain(findings)
             state.own_from_plain(own, encoded[0])
         return state
+
+    def recall(self, memory: Memory) -> None:
+        """Begins with what the tables know."""
+        self.consents = ConsentLog(list(memory.decisions))
+
+    def release(self) -> None:
+        """The rebuild has caught up: rows are no longer held back."""
+        self.held_until_us = 0
 
     @property
     def horizon_us(self) -> int:
@@ -185,6 +214,10 @@ class Projector[S: PatientState](ABC):
     @abstractmethod
     def project(self, state: S, cause: Cause, now_us: int, output: Output) -> None:
         """Adds the rows that have changed and what the policy finds."""
+
+    @abstractmethod
+    def project_at_once(self, state: S, cause: Cause, now_us: int, output: Output) -> None:
+        """In place of `project` while rows are held back: adds only what must not wait."""
 
     def wake(self, state: S, now_us: int) -> S:
         """Takes in that time has passed."""

@@ -271,6 +271,9 @@ class Quality(Projector[QualityState]):
             )
         )
 
+    def project_at_once(self, state: QualityState, cause: Cause, now_us: int, output: Output) -> None:
+        """Nothing: every row and finding stems from many events."""
+
     def _forget_old(self, state: QualityState) -> None:
         oldest = day_of(state.newest_us) - _KEPT_DAYS
         known = self._exercises(state)

@@ -9,7 +9,7 @@ import orjson
 from transforms.adherence import pain_finding
 from transforms.events import AlertFact, Event, FeedbackFact, ReviewFact
 from transforms.policy import Finding
-from transforms.projection import PROCESSED, Cause, Output, PatientState, Projector
+from transforms.projection import PROCESSED, Cause, Memory, Output, PatientState, Projector
 from transforms.rows import row_key
 from transforms.times import DAY_US, HOUR_US, to_rfc3339
 
@@ -86,6 +86,20 @@ class WorkQueueState(PatientState):
         self.items: dict[str, Item] = {}
         self.shown = True
         self.changed: set[str] = set()
+
+    def recall(self, memory: Memory) -> None:
+        """Also the policy's items; until a finding proves one again, its revision is 0."""
+        super().recall(memory)
+        for item_id, created_us, urgency in memory.reviews:
+            item = self.items[item_id] = Item(item_id, (created_us, ""), "review", created_us)
+            item.state("urgency", item.first, urgency)
+
+    def release(self) -> None:
+        """Every item gets its row; an item that no finding has proved again is taken out."""
+        super().release()
+        for item in self.items.values():
+            item.withdrawn = item.withdrawn or (item.item_type == "review" and not item.revision)
+        self.changed = set(self.items)
 
     def own_to_plain(self) -> Any:
         """Items as arrays."""
@@ -221,6 +235,21 @@ class WorkQueue(Projector[WorkQueueState]):
 
     def project(self, state: WorkQueueState, cause: Cause, now_us: int, output: Output) -> None:
         """The rows of the items that have changed, and the emergencies among the alerts."""
+        self.project_at_once(state, cause, now_us, output)
+        self._forget_old(state)
+        visible = self.is_visible(state, now_us)
+        changed = state.changed if visible == state.shown else state.items.keys()
+        state.shown = visible
+        for item in [state.items[key] for key in changed if key in state.items]:
+            columns = self._columns(item, cause.patient_id, visible)
+            table_key = row_key(cause.patient_id, item.item_id)
+            row = state.next_version(item.item_id, table_key, columns, cause, now_us)
+            if row:
+                output.rows.append((TABLE, row))
+        state.changed = set()
+
+    def project_at_once(self, state: WorkQueueState, cause: Cause, now_us: int, output: Output) -> None:
+        """Emergencies: each stems from one item, whatever else is still to come."""
         announcement = state.findings.reconcile(
             self.subject(state, cause),
             self._findings(state),
@@ -233,17 +262,6 @@ class WorkQueue(Projector[WorkQueueState]):
         for event in [*announcement.reviews, *output.reviews]:
             self._merge_review(state, event, cast(ReviewFact, event.fact), now_us)
         output.reviews.clear()
-        self._forget_old(state)
-        visible = self.is_visible(state, now_us)
-        changed = state.changed if visible == state.shown else state.items.keys()
-        state.shown = visible
-        for item in [state.items[key] for key in changed if key in state.items]:
-            columns = self._columns(item, cause.patient_id, visible)
-            table_key = row_key(cause.patient_id, item.item_id)
-            row = state.next_version(item.item_id, table_key, columns, cause, now_us)
-            if row:
-                output.rows.append((TABLE, row))
-        state.changed = set()
 
     @staticmethod
     def _findings(state: WorkQueueState) -> Iterator[Finding]:

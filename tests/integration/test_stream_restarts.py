@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -18,12 +19,13 @@ from tests.integration.streaming import (
     check_views,
     command,
     encoded,
+    event,
     publish,
     recent,
     sessions,
     view,
 )
-from tests.oracle import Arrival, event_time, parse_time
+from tests.oracle import KEYS, Arrival, event_time, parse_time
 from tests.strategies import random_arrivals
 
 Start = Callable[..., Job]
@@ -87,6 +89,89 @@ def test_a_killed_job_is_rebuilt_from_the_events(
     job.eventually(lambda: check_views(provisioned, arrivals))
     assert {row["item_type"] for row in view(provisioned, "work_queue")} >= {"alert", "review"}
     assert job.counter("event.duplicate") == len(arrivals) - len(distinct(arrivals))
+
+
+def test_readers_of_a_rebuild_see_the_rows_of_before_until_they_see_all_of_it(
+    start: Start, provisioned: Resources, no_silence: str
+) -> None:
+    come_back_soon(provisioned)
+    rng = Random(7)
+    arrivals = of_last_days(recent(random_arrivals(rng, consents="harmless", patients=6)), 27)
+    first = start(no_silence)
+    publish(provisioned.primary_topic, *encoded(arrivals[::2]))
+    publish(provisioned.secondary_topic, *encoded(arrivals[1::2]))
+    first.until_settled(len(arrivals))
+    first.eventually(lambda: check_views(provisioned, arrivals))
+    first.kill()
+    before = versions(provisioned)
+
+    job = start(no_silence, "--rebuild_days=28")
+
+    def written_again() -> None:
+        shown = versions(provisioned)
+        assert all(shown[key] > version for key, version in before.items())
+
+    readers_see = ReadOften(lambda: check_views(provisioned, arrivals))
+    with readers_see:
+        job.eventually(written_again)
+    assert readers_see.times > 3
+    assert readers_see.failures == []
+    assert "Rebuild: all messages are taken in" in job.log.read_text()
+
+
+def versions(resources: Resources) -> dict[tuple[str, ...], int]:
+    """The version of each key of the views."""
+    return {
+        (table, *(str(row[column]) for column in KEYS[table])): row["version"]
+        for table in KEYS.keys() - {"consents"}
+        for row in view(resources, table)
+    }
+
+
+class ReadOften:
+    """While entered, reads again and again and notes what is not as it should be."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self.times = 0
+        self.failures: list[str] = []
+        self._check = check
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._read)
+
+    def _read(self) -> None:
+        while not self._ended.is_set():
+            self.times += 1
+            try:
+                self._check()
+            except AssertionError as error:
+                self.failures.append(str(error))
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+def test_a_consent_withdrawn_before_the_log_begins_still_holds_after_a_rebuild(
+    start: Start, provisioned: Resources
+) -> None:
+    long_ago = (datetime.now(UTC) - timedelta(days=40)).isoformat()
+    first = start()
+    publish(provisioned.primary_topic, *encoded([event("consent", "c", ts=long_ago, status="revoked")]))
+    first.until_settled(1)
+    first.kill()
+    # What the topic no longer retains cannot be read again.
+    for path in (provisioned.primary_subscription, provisioned.secondary_subscription):
+        subscriber().seek(request={"subscription": path, "time": datetime.now(UTC)})
+
+    job = start()
+    publish(provisioned.primary_topic, *encoded(sessions(3)))
+
+    job.until_settled(3)
+    assert job.counter("event.withheld") == 3
+    assert view(provisioned, "adherence") == []
 
 
 def come_back_soon(resources: Resources) -> None:

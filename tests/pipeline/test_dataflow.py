@@ -59,6 +59,15 @@ def test_one_subscription_is_one_read(build_job: BuildJob) -> None:
     assert len(payloads(single, common_urns.composites.PUBSUB_READ.urn, protos.PubSubReadPayload)) == 1
 
 
+def test_what_a_rebuild_holds_back_waits_for_the_watermark(job: Any) -> None:
+    steps = payloads(job, common_urns.primitives.PAR_DO.urn, protos.ParDoPayload)
+    for projection in ("Adherence", "Quality", "Work queue"):
+        timers = steps[f"{projection}/Project/ParDo(Project)"].timer_family_specs
+        domains = {name.rpartition("-")[2]: timer.time_domain for name, timer in timers.items()}
+        assert domains["catch_up"] == protos.TimeDomain.EVENT_TIME
+        assert domains["wake"] == protos.TimeDomain.PROCESSING_TIME
+
+
 def test_rows_are_batched_for_every_table(job: Any) -> None:
     batches = payloads(job, BATCHES, protos.GroupIntoBatchesPayload)
     assert {

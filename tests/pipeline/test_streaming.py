@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -14,14 +15,17 @@ from tests.stream_clock import Listen, StreamClock, heard
 from transforms.adherence import Adherence
 from transforms.batching import Batch
 from transforms.coders import EventCoder
+from transforms.consent import Decision
 from transforms.deduplication import Deduplicated
-from transforms.events import KINDS, Event, parse_event
+from transforms.events import KINDS, REVIEW, Event, ReviewFact, parse_event
 from transforms.message import Message
 from transforms.projecting import NUDGES, REVIEWS, Projection
-from transforms.projection import Cause, Output, Settings
+from transforms.projection import Cause, KnownReview, Memory, Output, Projector, Settings
+from transforms.rebuilding import Rebuild
 from transforms.rows import Row
 from transforms.times import MICROS, to_rfc3339
 from transforms.validation import DEAD_LETTERS
+from transforms.work_queue import WorkQueue
 
 # A Monday morning.
 START = datetime(2025, 3, 3, 10, 0, tzinfo=UTC).timestamp()
@@ -150,12 +154,21 @@ class Stumbling(Adherence):
         return outcome
 
 
-def project(stream: Stream, projector: Adherence | None = None, *, bounded: bool = False) -> None:
-    """Runs a stream of events through the adherence projection and listens to all its outputs."""
+def project(
+    stream: Stream,
+    projector: Projector[Any] | None = None,
+    *,
+    bounded: bool = False,
+    rebuild: Rebuild | None = None,
+    known: dict[str, Memory] | None = None,
+) -> None:
+    """Runs a stream of events through a projection (adherence) and listens to all its outputs."""
     projector = projector or Adherence(Settings())
     with pipeline() as p:
         source = p | stream.with_output_types(Event)
-        outputs = (source,) | Projection(projector, bounded, stream_clock.now)
+        outputs = (source,) | Projection(
+            projector, bounded, rebuild, partial(dict, known or {}), stream_clock.now
+        )
         for name in (*projector.tables, NUDGES, REVIEWS, DEAD_LETTERS):
             outputs[name] | f"Listen to {name}" >> beam.ParDo(Listen(name))
 
@@ -295,6 +308,212 @@ def test_a_fault_takes_down_one_event_and_not_its_neighbors() -> None:
     assert letter.message.payload == b"broken"
     assert "p1" not in letter.error
     assert columns("adherence", "completed_sessions")[-1] == (START, 2)
+
+
+# --- A rebuild
+
+UNTIL = START + HOUR
+REBUILD = Rebuild(int((START - 31 * DAY) * MICROS), int(UNTIL * MICROS))
+
+
+def consent(event_id: str, at: float, status: str) -> Event:
+    return event(event_id, at, {"status": status}, "consent")
+
+
+def test_rows_are_held_back_until_all_older_messages_are_read_and_then_written_once() -> None:
+    stream = (
+        events()
+        .add_elements([session("e1", START - DAY)])
+        .advance_processing_time(MINUTE)
+        .add_elements([session("e2", START)])
+        .advance_watermark_to(UNTIL - 1)
+        .advance_processing_time(MINUTE)
+        .add_elements([session("e3", START + MINUTE)])
+        .advance_watermark_to(UNTIL + 1)
+        .advance_processing_time(MINUTE)
+        .add_elements([session("e4", START + 2 * MINUTE)])
+        .add_elements([event("e5", START + 3 * MINUTE, {"completion_status": "completed"}, patient_id="p2")])
+        .advance_processing_time(MINUTE)
+        .advance_watermark_to_infinity()
+    )
+    project(stream, rebuild=REBUILD)
+    caught_up, later = START + 2 * MINUTE, START + 3 * MINUTE
+    written = columns("adherence", "patient_id", "week_start", "completed_sessions", "source_event_id")
+    assert sorted(written, key=lambda row: row[:3]) == [
+        (caught_up, "p1", "2025-02-24", 1, None),
+        (caught_up, "p1", "2025-03-03", 2, None),
+        (later, "p1", "2025-03-03", 3, "e4"),
+        (later, "p2", "2025-03-03", 1, None),
+    ]
+    assert min(row.version for _, row in heard("adherence")) >= int(caught_up * MICROS)
+
+
+def test_what_is_held_back_is_announced_once_and_only_if_it_is_recent() -> None:
+    stream = (
+        events()
+        .add_elements([session("old", START - 5 * DAY, duration_minutes=3)])
+        .add_elements([session("new", START, duration_minutes=4)])
+        .advance_watermark_to(UNTIL + 1)
+        .advance_processing_time(1)
+        .advance_watermark_to_infinity()
+    )
+    project(stream, rebuild=REBUILD)
+    assert [kind for _, kind, _ in announced() if kind == "short_session"] == ["short_session"]
+
+
+def test_severe_pain_is_announced_at_once_in_a_rebuild() -> None:
+    stream = events().add_elements([session("e1", START, pain_level=9)]).advance_processing_time(MINUTE)
+    stream.advance_watermark_to(UNTIL + 1).advance_processing_time(MINUTE).advance_watermark_to_infinity()
+    project(stream, rebuild=REBUILD)
+    assert announced() == [(START, "pain_reported", "critical")]
+
+
+def test_a_critical_alert_is_announced_at_once_in_a_rebuild_and_shown_after_it() -> None:
+    alert = event("a1", START, {"alert_type": "fall", "urgency": "critical"}, "alert")
+    stream = events().add_elements([alert]).advance_processing_time(MINUTE)
+    stream.advance_watermark_to(UNTIL + 1).advance_processing_time(MINUTE).advance_watermark_to_infinity()
+    project(stream, WorkQueue(Settings()), rebuild=REBUILD)
+    assert announced() == [(START, "critical_alert", "critical")]
+    assert sorted(columns("work_queue", "item_type", "visible")) == [
+        (START + MINUTE, "alert", True),
+        (START + MINUTE, "review", True),
+    ]
+
+
+def test_a_revocation_hides_at_once_in_a_rebuild_and_a_grant_waits() -> None:
+    stream = (
+        events()
+        .add_elements([session("e1", START - DAY), consent("c1", START - HOUR, "granted")])
+        .advance_processing_time(MINUTE)
+        .add_elements([consent("c2", START, "revoked")])
+        .advance_processing_time(MINUTE)
+        .add_elements([consent("c3", START + MINUTE, "granted")])
+        .advance_processing_time(MINUTE)
+        .advance_watermark_to(UNTIL + 1)
+        .advance_processing_time(1)
+        .advance_watermark_to_infinity()
+    )
+    project(stream, rebuild=REBUILD)
+    assert columns("consents", "visible") == [(START + MINUTE, False), (START + 3 * MINUTE, True)]
+    assert [moment for moment, _ in heard("adherence")] == [START + 3 * MINUTE]
+
+
+def test_consents_that_the_table_knows_hold_from_the_first_event_on() -> None:
+    def decision(days: int, event_id: str, status: str) -> Decision:
+        at_us = int((START - days * DAY) * MICROS)
+        return Decision(at_us, at_us, event_id, status, None)
+
+    known = {
+        "p1": Memory((decision(40, "c1", "granted"), decision(35, "c2", "revoked"))),
+        "p2": Memory((decision(40, "c1", "granted"),)),
+    }
+    stream = (
+        events()
+        .add_elements([session("e1", START), event("e2", START, {}, patient_id="p2")])
+        .add_elements([event("e3", START, {}, patient_id="p3")])
+        .advance_processing_time(MINUTE)
+        .advance_watermark_to_infinity()
+    )
+    project(stream, Adherence(Settings(consent="require")), known=known)
+    assert {row[1] for row in columns("adherence", "patient_id")} == {"p2"}
+    assert {row[1:] for row in columns("consents", "patient_id", "visible")} == {("p1", False), ("p2", True)}
+
+
+def test_the_decisions_in_a_row_are_those_that_may_still_matter() -> None:
+    stream = events().add_elements(
+        [
+            consent("c1", START - 40 * DAY, "granted"),
+            event("c2", START - 30 * DAY, {"granted": True, "expires_at": "2025-04-01T00:00:00Z"}, "consent"),
+            consent("c3", START, "revoked"),
+        ]
+    )
+    project(stream.advance_watermark_to_infinity())
+    ((_, decisions),) = columns("consents", "decisions")
+    assert [(d["event_id"], d["status"], d["expires_at"]) for d in decisions] == [
+        ("c2", "granted", "2025-04-01T00:00:00Z"),
+        ("c3", "revoked", None),
+    ]
+    assert decisions[1]["effective_from"] == decisions[1]["decided_at"] == "2025-03-03T10:00:00Z"
+
+
+def test_items_that_a_rebuild_does_not_prove_again_are_taken_out_when_it_has_caught_up() -> None:
+    review = ReviewFact("proven", int(START * MICROS), False, "high", "Pain reported", "{}")
+    found = Event("e1", REVIEW, int(START * MICROS), "p1", "", None, review, Message(b"", {}, "", "", 0))
+    created_us = int((START - DAY) * MICROS)
+    known = {
+        patient: Memory(
+            (), (KnownReview("proven", created_us, "low"), KnownReview("gone", created_us, "low"))
+        )
+        for patient in ("p1", "p2")
+    }
+    stream = events().add_elements([found]).advance_processing_time(MINUTE)
+    stream.advance_watermark_to(UNTIL + 1).advance_processing_time(1).advance_watermark_to_infinity()
+    project(stream, WorkQueue(Settings()), rebuild=REBUILD, known=known)
+    assert sorted(columns("work_queue", "item_id", "visible", "urgency")) == [
+        (START + MINUTE, "gone", False, "low"),
+        (START + MINUTE, "proven", True, "high"),
+    ]
+
+
+# --- The replay of what failed in a projection
+
+
+def replayed(found: Event) -> Event:
+    return found._replace(message=found.message._replace(attributes={"replay_of": "projection_failed"}))
+
+
+class Mended(Adherence):
+    """Breaks on one event the first time, as a fault in a rule would that the next release mends."""
+
+    def apply(self, state: Any, event: Event, cause: Cause, now_us: int, output: Output) -> str:
+        if event.event_id == "broken" and not event.message.attributes:
+            raise ZeroDivisionError("about patient p1")
+        return super().apply(state, event, cause, now_us, output)
+
+
+def test_a_replay_reaches_once_the_projection_that_failed() -> None:
+    broken, fine = session("broken", START, pain_level=9), session("fine", START - 60, pain_level=9)
+    stream = (
+        events()
+        .add_elements([broken, fine])
+        .advance_processing_time(HOUR)
+        .add_elements([replayed(broken), replayed(fine)])
+        .advance_processing_time(HOUR)
+        .add_elements([replayed(broken)])
+        .advance_watermark_to_infinity()
+    )
+    project(stream, Mended(Settings()))
+    assert columns("adherence", "completed_sessions") == [(START, 1), (START + HOUR, 2)]
+    pain = [moment for moment, kind, _ in announced() if kind == "pain_reported"]
+    assert pain == [START, START + HOUR]
+
+
+def test_a_replay_that_fails_again_is_a_dead_letter_and_may_come_once_more() -> None:
+    broken = session("broken", START)
+    stream = (
+        events()
+        .add_elements([broken])
+        .advance_processing_time(HOUR)
+        .add_elements([replayed(broken)])
+        .advance_processing_time(HOUR)
+        .add_elements([replayed(broken)])
+        .advance_watermark_to_infinity()
+    )
+    project(stream, Stumbling(Settings()))
+    assert [moment for moment, _ in heard(DEAD_LETTERS)] == [START, START + HOUR, START + 2 * HOUR]
+
+
+def test_a_replay_passes_the_deduplication_as_what_it_is_or_as_the_first_of_its_id() -> None:
+    first, other = session("e1", START), session("e2", START)
+    stream = events().add_elements([first, replayed(first), replayed(other), other, replayed(other)])
+    unique(stream.advance_watermark_to_infinity())
+    passed = [e for _, e in heard("exercise_session")]
+    assert [(e.event_id, bool(e.message.attributes)) for e in passed] == [
+        ("e1", False),
+        ("e1", True),
+        ("e2", False),
+        ("e2", True),
+    ]
 
 
 # --- Deduplication

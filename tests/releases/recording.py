@@ -156,13 +156,17 @@ def _clock() -> float:
 
 def run_step(step: str, element: Any, state: bytes | None) -> Outcome:
     """Has a step with state process an element."""
-    if step == DEDUPLICATION:
-        dofn: Any = Deduplicate(bounded=True, clock=_clock)
-    else:
-        dofn = Project(PROJECTORS[step][0](Settings()), bounded=True, clock=_clock)
     cell = Cell(state)
-    outputs = [(output.tag, output.value) for output in dofn.process(element, cell, None)]
-    return Outcome(outputs, cell.value)
+    if step == DEDUPLICATION:
+        outputs = Deduplicate(bounded=True, clock=_clock).process(element, cell, None)
+    else:
+        project = Project(
+            PROJECTORS[step][0](Settings()), bounded=True, rebuild=None, memories=dict, clock=_clock
+        )
+        project.setup()
+        outputs = project.process(element, cell, Cell(), None, None)
+    told = [(output.tag, output.value) for output in outputs]
+    return Outcome(told, cell.value)
 
 
 def rows_of(outcome: Outcome) -> list[Any]:

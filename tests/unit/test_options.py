@@ -135,6 +135,7 @@ REFUSED_IN_A_STREAM = [
     ([*CLOUD, "--temp_location=gs://b/t"], "--temp_location"),
     ([*CLOUD, "--staging_location=gs://bucket"], "--staging_location"),
     (["--rebuild_days=3", "--dry_run=True"], "--rebuild_days"),
+    (["--rebuild_days=3", "--update"], "--rebuild_days"),
     ([*CLOUD, "--metrics_file=m.json"], "--metrics_file"),
 ]
 

@@ -23,6 +23,7 @@ from pipeline.metrics_file import snapshot
 from pipeline.options import RehabOptions, parse_options
 from pipeline.provision import TABLES
 from pipeline.provision import main as provision
+from pipeline.replay import parse_arguments as parse_replay
 from pipeline.simulate import parse_arguments
 from pipeline.simulate import run as simulate
 from transforms.dead_letters import REASONS
@@ -220,13 +221,15 @@ def test_the_commands_have_the_options_that_they_are_given(
             parse_options([re.sub(r"^--input_files=.*", f"--input_files={sample}", a) for a in arguments])
         elif module == "pipeline.simulate":
             parse_arguments(arguments)
+        elif module == "pipeline.replay":
+            parse_replay(arguments)
         else:
             # Asked for help as well, it checks and creates nothing.
             with pytest.raises(SystemExit, match="0"):
                 provision([*arguments, "--help"])
             known = re.findall(r"--\w+", capsys.readouterr().out)
             assert {argument.partition("=")[0] for argument in arguments} <= set(known)
-    assert seen == {"pipeline.main", "pipeline.provision", "pipeline.simulate"}
+    assert seen == {"pipeline.main", "pipeline.provision", "pipeline.replay", "pipeline.simulate"}
 
 
 @pytest.mark.parametrize("arguments", [run for run in local_runs() if "--help" not in run])

@@ -62,7 +62,7 @@ COLUMNS = {
         "context": "JSON",
         **VERSIONED,
     },
-    "consents": {"patient_id": "STRING", "consent_status": "STRING", **VERSIONED},
+    "consents": {"patient_id": "STRING", "consent_status": "STRING", "decisions": "RECORD", **VERSIONED},
     "dead_letters": {
         "dead_letter_id": "STRING",
         "reason": "STRING",
@@ -79,6 +79,7 @@ COLUMNS = {
         "attempts": "INTEGER",
         "job_name": "STRING",
         "schema_version": "INTEGER",
+        "replayed_at": "TIMESTAMP",
     },
 }
 
