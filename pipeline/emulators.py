@@ -1,4 +1,4 @@
-"""The official Pub/Sub emulator and a BigQuery emulator, on loopback, as context managers."""
+"""The official Pub/Sub emulator, its stand-in and a BigQuery emulator, on loopback, as context managers."""
 
 import importlib.util
 import os
@@ -59,6 +59,24 @@ def pubsub_emulator(log_dir: Path, port: int = 0) -> Iterator[str]:
     port = port or _free_port()
     command = [java, "-jar", str(jar), f"--host={_HOST}", f"--port={port}"]
     with _answering("Pub/Sub", command, log_dir / "pubsub-emulator.log", lambda: _pubsub_answers(port)):
+        yield f"{_HOST}:{port}"
+
+
+def check_pubsub_emulator() -> None:
+    """Raises EmulatorError if `pubsub_emulator` lacks something on this machine."""
+    _find_jar()
+    _find_java()
+
+
+@contextmanager
+def pubsub_server(log_dir: Path, port: int = 0) -> Iterator[str]:
+    """Runs the project's own Pub/Sub server, which needs no Java; otherwise as `pubsub_emulator`.
+
+    Its output goes to `log_dir/pubsub-server.log`.
+    """
+    port = port or _free_port()
+    command = [sys.executable, "-m", "pipeline.local.pubsub", f"--port={port}"]
+    with _answering("Pub/Sub", command, log_dir / "pubsub-server.log", lambda: _pubsub_answers(port)):
         yield f"{_HOST}:{port}"
 
 

@@ -1,5 +1,7 @@
 """How to use a local run that stays up: commands to copy into another terminal."""
 
+import shlex
+import sys
 from string import Template
 
 from pipeline.local.places import PROJECT, Places
@@ -22,6 +24,10 @@ _GCLOUD = """\
 CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true \\
   CLOUDSDK_API_ENDPOINT_OVERRIDES_PUBSUB=http://@pubsub/ \\
   gcloud pubsub topics publish @topic --message "$EVENT\""""
+_PYTHON = """\
+PUBSUB_EMULATOR_HOST=@pubsub @python -c 'import sys
+from google.cloud.pubsub_v1 import PublisherClient
+print(PublisherClient().publish(sys.argv[1], sys.argv[2].encode()).result())' @topic "$EVENT\""""
 _QUERY = """\
 curl -s @bigquery/bigquery/v2/projects/@project/queries \\
   -H 'Content-Type: application/json' \\
@@ -30,17 +36,21 @@ curl -s @bigquery/bigquery/v2/projects/@project/queries \\
   "query": "SELECT description, status FROM work_queue_current WHERE patient_id = \\"by-hand\\""}'"""
 
 
-def commands(places: Places) -> dict[str, str]:
-    """Shell commands by what they do; the first one sets the event that the next ones publish."""
+def commands(places: Places, *, official: bool) -> dict[str, str]:
+    """Shell commands by what they do; the first one sets the event that the next ones publish.
+
+    Only the `official` Pub/Sub emulator takes HTTP.
+    """
+    publish = {"Publish it with curl": _CURL, "or with gcloud": _GCLOUD}
     texts = {
         "An event: a session with severe pain": _EVENT,
-        "Publish it with curl": _CURL,
-        "or with gcloud": _GCLOUD,
+        **(publish if official else {"Publish it with Python": _PYTHON}),
         "See what became of it": _QUERY,
     }
     values = {
         "pubsub": places.pubsub,
         "topic": places.resources.primary_topic,
+        "python": shlex.quote(sys.executable),
         "bigquery": places.bigquery,
         "project": PROJECT,
         "dataset": places.resources.dataset.rpartition(".")[2],
