@@ -8,7 +8,9 @@ import os
 import threading
 from functools import cache
 
+from google.api_core import exceptions
 from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import TransportError
 from google.cloud.bigquery import Client as BigQueryClient
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from google.cloud.pubsub_v1.types import (
@@ -16,6 +18,19 @@ from google.cloud.pubsub_v1.types import (
     LimitExceededBehavior,
     PublisherOptions,
     PublishFlowControl,
+)
+
+# After these a request to Pub/Sub is to be sent again. The client itself does so for some of its calls only.
+PUBSUB_TRANSIENT = (
+    exceptions.Aborted,
+    # What a server that ends makes of the calls that it has not answered.
+    exceptions.Cancelled,
+    exceptions.DeadlineExceeded,
+    exceptions.InternalServerError,
+    exceptions.ServiceUnavailable,
+    exceptions.TooManyRequests,
+    exceptions.Unknown,
+    TransportError,
 )
 
 # A request carries at most 1,000 messages and 10 MB. At thousands of events a second 500 fill up

@@ -3,18 +3,22 @@
 from collections.abc import Callable, Iterator
 
 from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound, RetryError
-from google.api_core.retry import Retry
+from google.api_core.retry import Retry, if_transient_error
 from google.auth.exceptions import GoogleAuthError
 from requests.exceptions import ConnectionError as HttpConnectionError
 
-from pipeline.clients import bigquery, publisher, subscriber
+from pipeline.clients import PUBSUB_TRANSIENT, bigquery, publisher, subscriber
 from pipeline.errors import OperatorError
 from pipeline.options import RehabOptions
 from pipeline.provision import TABLES
 
 # Long enough for a hiccup, short enough for whoever waits at the prompt.
 _SECONDS = 10.0
-_RETRY = Retry(timeout=_SECONDS)
+_RETRY = Retry(
+    predicate=lambda error: isinstance(error, PUBSUB_TRANSIENT) or if_transient_error(error),
+    initial=0.2,
+    timeout=_SECONDS,
+)
 
 
 def check(options: RehabOptions) -> None:

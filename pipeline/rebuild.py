@@ -4,9 +4,10 @@ import logging
 import time
 from datetime import UTC, datetime, timedelta
 
+from google.api_core.retry import Retry, if_exception_type
 from google.cloud.bigquery import QueryJobConfig, ScalarQueryParameter
 
-from pipeline.clients import bigquery, subscriber
+from pipeline.clients import PUBSUB_TRANSIENT, bigquery, subscriber
 from pipeline.options import RehabOptions
 from transforms.times import MICROS
 
@@ -16,6 +17,9 @@ _LOGGER = logging.getLogger(__name__)
 # whose history is older than the events to come, a finding near their beginning could not be proved again.
 _REASONS_DAYS = 9
 _WEEK_DAYS = 7
+
+# By itself the client takes some errors that pass for the last word.
+_RETRY = Retry(predicate=if_exception_type(*PUBSUB_TRANSIENT), initial=0.2, timeout=60.0)
 
 _WITHDRAW = """
 INSERT INTO `{dataset}.work_queue` ({columns}, visible, version, updated_at, source_event_id)
@@ -43,7 +47,7 @@ def rebuild(options: RehabOptions) -> None:
     if options.dataset:
         _withdraw_findings(options.dataset, now, start)
     for role, subscription in options.subscriptions.items():
-        subscriber().seek(request={"subscription": subscription, "time": start})
+        subscriber().seek(request={"subscription": subscription, "time": start}, retry=_RETRY)
         _LOGGER.info("%s subscription sought back %d days", role, options.rebuild_days)
 
 
