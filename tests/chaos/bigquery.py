@@ -85,7 +85,7 @@ class MisbehavingBigQuery:
         written = [row for index, row in enumerate(rows) if index not in left_out]
         if written:
             answer = await self._forward(request, json.dumps(content | {"rows": written}).encode())
-            if answer.status != 200 or b"insertErrors" in bytes(answer.body or b""):
+            if answer.status != 200 or "insertErrors" in (answer.text or ""):
                 # What BigQuery itself has against rows is the truth.
                 return answer
         kind = "bigquery#tableDataInsertAllResponse"
