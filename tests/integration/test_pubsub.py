@@ -123,6 +123,12 @@ def test_a_pull_gives_no_more_than_asked_for_and_nothing_twice(topic: str, subsc
     assert payloads(received) == [b"%d" % number for number in range(9)]
 
 
+def test_a_pull_may_bring_many_large_messages(topic: str, subscription: str) -> None:
+    sent = [b"%02d" % number + b"x" * 1024 * 1024 for number in range(12)]
+    publish(topic, *sent)
+    assert payloads(pull(subscription, 12)) == sent
+
+
 def test_a_pull_waits_for_a_message(topic: str, subscription: str) -> None:
     assert pull_now(subscription) == []
     later = threading.Timer(0.5, publish, [topic, b"x"])
