@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import ClientSession, web
 from aiohttp.web import Request, Response
@@ -23,6 +23,15 @@ _HOP_HEADERS = {"connection", "content-encoding", "content-length", "date", "hos
 _REQUEST_BYTES = 100 * 1024 * 1024
 
 
+class _Answer(NamedTuple):
+    body: bytes
+    status: int
+    headers: dict[str, str]
+
+    def response(self) -> Response:
+        return Response(body=self.body, status=self.status, headers=self.headers)
+
+
 class MisbehavingBigQuery:
     """Spoils calls as a schedule says, while it is `armed`; otherwise hands them on."""
 
@@ -32,6 +41,7 @@ class MisbehavingBigQuery:
         self.url = ""
         self.schedule = schedule
         self._target = target
+        self._queries: dict[str, _Answer] = {}
         self._timeout_seconds = timeout_seconds
 
     async def start(self) -> None:
@@ -71,11 +81,21 @@ class MisbehavingBigQuery:
         return response
 
     async def _forward(self, request: Request, body: bytes) -> Response:
+        request_id = json.loads(body).get("requestId") if request.path.endswith("/queries") else None
+        if request_id in self._queries:
+            # As BigQuery does. The emulator says that there is such a job already.
+            return self._queries[request_id].response()
+        answer = await self._ask(request, body)
+        if request_id:
+            self._queries[request_id] = answer
+        return answer.response()
+
+    async def _ask(self, request: Request, body: bytes) -> _Answer:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_HEADERS}
         url = f"{self._target}{request.path_qs}"
         async with self._session.request(request.method, url, data=body, headers=headers) as answer:
             passed = {n: v for n, v in answer.headers.items() if n.lower() not in _HOP_HEADERS}
-            return Response(body=await answer.read(), status=answer.status, headers=passed)
+            return _Answer(await answer.read(), answer.status, passed)
 
     async def _insert_some(self, request: Request, content: dict[str, Any], fault: str) -> Response:
         """Writes a part of the rows (none if `stopped`) and reports the others as not written."""

@@ -69,11 +69,16 @@ class Misbehaviour(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             stream, handler.request_deserializer, handler.response_serializer
         )
 
+    def die(self) -> None:
+        """Has the server die, unless it is dying already."""
+        if not self.deadly.is_set():
+            self._schedule.faults[DEATH] += 1
+            self.deadly.set()
+
     def _spoiled(self, answer: Any, name: str) -> Any:
         async def spoiled(request: Any, context: Any) -> Any:
-            if self._schedule.rng.random() < self._death_share and not self.deadly.is_set():
-                self._schedule.faults[DEATH] += 1
-                self.deadly.set()
+            if self._schedule.rng.random() < self._death_share:
+                self.die()
             fault = self._schedule.draw(FAULTS.get(name, ANY_CALL))
             await self._before(fault, context)
             if fault == "acknowledgement_dropped":
@@ -128,17 +133,27 @@ class MisbehavingPubSub:
     """The server and its misbehaviour; made by `misbehaving_pubsub`."""
 
     def __init__(
-        self, pubsub: PubSub, server: Server, misbehaviour: Misbehaviour, schedule: Schedule
+        self,
+        runner: Background,
+        pubsub: PubSub,
+        server: Server,
+        misbehaviour: Misbehaviour,
+        schedule: Schedule,
     ) -> None:
         self.pubsub = pubsub
         self.misbehaviour = misbehaviour
         self.schedule = schedule
+        self._runner = runner
         self._server = server
 
     @property
     def address(self) -> str:
         """host:port for PUBSUB_EMULATOR_HOST."""
         return f"127.0.0.1:{self._server.port}"
+
+    def die_soon(self) -> None:
+        """Has the server die."""
+        self._runner.loop.call_soon_threadsafe(self.misbehaviour.die)
 
     async def die_now_and_then(self) -> None:
         """Ends all connections when the schedule says so, and listens again a while later."""
@@ -159,7 +174,7 @@ def misbehaving_pubsub(
     misbehaviour = Misbehaviour(pubsub, schedule, death_share, statuses)
     server = Server(pubsub, interceptors=[misbehaviour])
     runner.run(server.start())
-    misbehaving = MisbehavingPubSub(pubsub, server, misbehaviour, schedule)
+    misbehaving = MisbehavingPubSub(runner, pubsub, server, misbehaviour, schedule)
     reaper = asyncio.run_coroutine_threadsafe(misbehaving.die_now_and_then(), runner.loop)
     try:
         yield misbehaving
