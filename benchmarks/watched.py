@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psutil
 
-from pipeline.emulators import bigquery_emulator, pubsub_emulator
+from pipeline.emulators import available_pubsub, bigquery_emulator
 from pipeline.local.figures import Metrics, Published, account, read_metrics
 from pipeline.local.places import Places, make_places
 from pipeline.processes import running
@@ -74,8 +74,9 @@ class Watched:
 @contextmanager
 def places(folder: Path) -> Iterator[Places]:
     """Fresh emulators with everything that the job needs, which this process's environment names too."""
+    start_pubsub, _ = available_pubsub()
     with ExitStack() as stack:
-        pubsub = stack.enter_context(pubsub_emulator(folder))
+        pubsub = stack.enter_context(start_pubsub(folder))
         bigquery = stack.enter_context(bigquery_emulator(folder, folder / "bigquery"))
         made = make_places(pubsub, bigquery, fresh=True)
         os.environ.update(made.environment)

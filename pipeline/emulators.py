@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import grpc
@@ -62,12 +62,6 @@ def pubsub_emulator(log_dir: Path, port: int = 0) -> Iterator[str]:
         yield f"{_HOST}:{port}"
 
 
-def check_pubsub_emulator() -> None:
-    """Raises EmulatorError if `pubsub_emulator` lacks something on this machine."""
-    _find_jar()
-    _find_java()
-
-
 @contextmanager
 def pubsub_server(log_dir: Path, port: int = 0) -> Iterator[str]:
     """Runs the project's own Pub/Sub server, which needs no Java; otherwise as `pubsub_emulator`.
@@ -78,6 +72,16 @@ def pubsub_server(log_dir: Path, port: int = 0) -> Iterator[str]:
     command = [sys.executable, "-m", "pipeline.local.pubsub", f"--port={port}"]
     with _answering("Pub/Sub", command, log_dir / "pubsub-server.log", lambda: _pubsub_answers(port)):
         yield f"{_HOST}:{port}"
+
+
+def available_pubsub() -> tuple[Callable[[Path], AbstractContextManager[str]], str | None]:
+    """What to run for Pub/Sub on this machine, and why that is not the official emulator (None if it is)."""
+    try:
+        _find_jar()
+        _find_java()
+    except EmulatorError as missing:
+        return pubsub_server, str(missing)
+    return pubsub_emulator, None
 
 
 @contextmanager

@@ -18,13 +18,7 @@ from rich.console import Console
 from rich.live import Live
 
 from pipeline import clients
-from pipeline.emulators import (
-    EmulatorError,
-    bigquery_emulator,
-    check_pubsub_emulator,
-    pubsub_emulator,
-    pubsub_server,
-)
+from pipeline.emulators import EmulatorError, available_pubsub, bigquery_emulator
 from pipeline.local import dashboard
 from pipeline.local.by_hand import commands
 from pipeline.local.figures import Metrics, Published, Settling, account, read_metrics, read_published
@@ -134,13 +128,12 @@ class LocalRun:
         return make_places(pubsub, bigquery, fresh=fresh)
 
     def _start_pubsub(self) -> str:
-        try:
-            check_pubsub_emulator()
-        except EmulatorError as missing:
-            self._official_pubsub = False
+        start, missing = available_pubsub()
+        self._official_pubsub = missing is None
+        if missing:
             self._say("Pub/Sub", f"the project's own server takes the emulator's place. {missing}")
-            return self._start_emulator("Pub/Sub", pubsub_server(self._folder), "pubsub-server.log")
-        return self._start_emulator("Pub/Sub", pubsub_emulator(self._folder), "pubsub-emulator.log")
+        log = "pubsub-server.log" if missing else "pubsub-emulator.log"
+        return self._start_emulator("Pub/Sub", start(self._folder), log)
 
     def _start_emulator(self, name: str, emulator: AbstractContextManager[str], log: str) -> str:
         with self._step(f"Starting the {name} emulator"):

@@ -58,6 +58,8 @@ _PUBLISH_MESSAGES = 50
 # How long nothing may move: then the job hangs.
 _STANDSTILL_SECONDS = 180.0
 _LOOK_SECONDS = 0.2
+# How long rows may take that are right in the end, once everything is acknowledged.
+_SETTLE_SECONDS = 60.0
 
 # No absence falls due while the proof runs, and feedback on a repetition does not depend on others.
 _POLICY = "missed_sessions: {silent_days: 27}\nrep_feedback: {repeat_seconds: 0}\n"
@@ -66,7 +68,7 @@ Say = Callable[[str], None]
 
 
 class Figures(NamedTuple):
-    """What the proof found. `problems` are the differences themselves, without a patient's data in them."""
+    """What the proof found. `problems` are the differences themselves."""
 
     events: int
     kills: int
@@ -134,12 +136,14 @@ def prove(events: int, kills: int, seed: int, share: float, folder: Path, say: S
     say(f"{story.events:,} events in {len(story.messages):,} messages, seed {seed}")
     with _world(folder, seed, share) as (pubsub, bigquery):
         run = _Run(story, pubsub, bigquery, Random(seed), folder, say)
-        pubsub.misbehaviour.armed = bigquery.armed = True
-        job = run.live_and_die(kills)
-        run.await_rest(job)
-        pubsub.misbehaviour.armed = bigquery.armed = False
-        job.kill()
-        return _figures(story, run, job, kills, time.monotonic() - began)
+        try:
+            pubsub.misbehaviour.armed = bigquery.armed = True
+            job = run.live_and_die(kills)
+            run.await_rest(job)
+            pubsub.misbehaviour.armed = bigquery.armed = False
+            return _figures(story, run, job, kills, time.monotonic() - began)
+        finally:
+            run.jobs[-1].kill()
 
 
 @contextmanager
@@ -268,7 +272,7 @@ def _publish_aside(messages: Iterable[Sent]) -> Callable[[], None]:
 def _figures(story: Story, run: _Run, job: Job, kills: int, seconds: float) -> Figures:
     counters = job.metrics()["counters"]
     processed = sum(count for name, count in counters.items() if ".event.processed." in name)
-    rows, wrong_rows, problems = _check_rows(story)
+    rows, wrong_rows, problems = _settled_rows(story)
     letters = Counter(bytes(letter["payload"]) for letter in view(_RESOURCES, "dead_letters"))
     wanted_letters = Counter(dict.fromkeys(story.letters, 1))
     nudges, missing, unexpected, contradictions = _check_nudges(story)
@@ -296,6 +300,16 @@ def _figures(story: Story, run: _Run, job: Job, kills: int, seconds: float) -> F
         telling_lines=sum(PATIENT in line or SECRET in line for line in lines),
         problems=[*problems, *contradictions, *_reasons(story)],
     )
+
+
+def _settled_rows(story: Story) -> tuple[int, int, list[str]]:
+    """How many rows the views show, how many of them are wrong, and how."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        rows, wrong, problems = _check_rows(story)
+        if not wrong or time.monotonic() > deadline:
+            return rows, wrong, problems
+        time.sleep(_LOOK_SECONDS)
 
 
 def _check_rows(story: Story) -> tuple[int, int, list[str]]:
