@@ -14,10 +14,13 @@ from pipeline import bigquery as writing
 from pipeline.bigquery import TableWriter
 from pipeline.clients import bigquery, publisher, subscriber
 from pipeline.emulators import bigquery_emulator
-from pipeline.provision import table_definition
+from pipeline.options import parse_options
+from pipeline.preflight import check
+from pipeline.provision import Resources, provision, table_definition
+from pipeline.rebuild import rebuild
 from tests.chaos.background import Background
 from tests.chaos.bigquery import ANY_CALL, INSERT, misbehaving_bigquery
-from tests.chaos.pubsub import DEATH, MisbehavingPubSub, misbehaving_pubsub
+from tests.chaos.pubsub import DEATH, TRANSIENT, MisbehavingPubSub, misbehaving_pubsub
 from tests.chaos.schedule import Schedule
 from transforms.rows import Row
 
@@ -216,6 +219,32 @@ def test_any_status_can_be_returned(
             call = channel.unary_unary("/google.pubsub.v1.Publisher/GetTopic")
             codes = {called(call) for _ in range(6)}
     assert status in codes
+
+
+@pytest.mark.parametrize("status", TRANSIENT, ids=lambda status: status.name)
+def test_a_transient_error_does_not_keep_a_job_from_starting(
+    loop: Background, emulator: str, monkeypatch: pytest.MonkeyPatch, status: grpc.StatusCode
+) -> None:
+    script = Script()
+    with misbehaving_pubsub(loop, script, statuses=[status]) as running:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", running.address)
+        names = {
+            "primary_topic": f"{TOPIC}-1",
+            "secondary_topic": f"{TOPIC}-2",
+            "primary_subscription": f"{SUBSCRIPTION}-1",
+            "secondary_subscription": f"{SUBSCRIPTION}-2",
+            "nudge_topic": TOPIC,
+            "dataset": f"{PROJECT}.launch",
+        }
+        provision(Resources(**names), report=lambda line: None)
+        stated = [f"--{name}={names[name]}" for name in names if not name.endswith("ary_topic")]
+        options = parse_options([*stated, "--rebuild_days=1"])
+        running.misbehaviour.armed = True
+        script.tell("refused", "refused")
+        check(options)
+        script.tell("refused")
+        rebuild(options)
+    assert script.faults == {"refused": 3}
 
 
 def called(call: Any) -> Any:

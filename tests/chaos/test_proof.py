@@ -9,6 +9,7 @@ from tests.chaos.proof import prove
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore:The return_immediately flag")
 def test_nothing_is_lost_counted_twice_or_told(tmp_path: Path) -> None:
     figures = prove(events=6000, kills=5, seed=1, share=0.1, folder=tmp_path)
 
