@@ -8,7 +8,10 @@ import os
 import threading
 from functools import cache
 
+import grpc
+from google.api_core import exceptions
 from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import TransportError
 from google.cloud.bigquery import Client as BigQueryClient
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from google.cloud.pubsub_v1.types import (
@@ -16,6 +19,20 @@ from google.cloud.pubsub_v1.types import (
     LimitExceededBehavior,
     PublisherOptions,
     PublishFlowControl,
+)
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+
+# After these a request to Pub/Sub is to be sent again. The client itself does so for some of its calls only.
+PUBSUB_TRANSIENT = (
+    exceptions.Aborted,
+    # What a server that ends makes of the calls that it has not answered.
+    exceptions.Cancelled,
+    exceptions.DeadlineExceeded,
+    exceptions.InternalServerError,
+    exceptions.ServiceUnavailable,
+    exceptions.TooManyRequests,
+    exceptions.Unknown,
+    TransportError,
 )
 
 # A request carries at most 1,000 messages and 10 MB. At thousands of events a second 500 fill up
@@ -51,16 +68,19 @@ def bigquery(project: str) -> BigQueryClient:
         return _bigquery(project, os.environ.get("BIGQUERY_EMULATOR_HOST"))
 
 
-# The endpoint is an argument only so that it is part of the cache's key: the Pub/Sub clients read
-# the environment themselves.
+# The endpoint is an argument so that it is part of the cache's key; the publisher's client reads it itself.
 @cache
 def _publisher(_emulator: str | None) -> PublisherClient:
     return PublisherClient(batch_settings=_BATCHES, publisher_options=PublisherOptions(flow_control=_FLOW))
 
 
 @cache
-def _subscriber(_emulator: str | None) -> SubscriberClient:
-    return SubscriberClient()
+def _subscriber(emulator: str | None) -> SubscriberClient:
+    if not emulator:
+        return SubscriberClient()
+    # A pull may bring 10 MB. The client's own channel to an emulator takes no more than 4, for ever.
+    channel = grpc.insecure_channel(emulator, options=[("grpc.max_receive_message_length", -1)])
+    return SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
 
 
 @cache

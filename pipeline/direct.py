@@ -47,10 +47,9 @@ from apache_beam.utils import counters
 from apache_beam.utils.timestamp import Timestamp
 from google.api_core import exceptions
 from google.api_core.retry import Retry
-from google.auth.exceptions import TransportError
 from google.pubsub_v1.types import PullResponse
 
-from pipeline.clients import subscriber
+from pipeline.clients import PUBSUB_TRANSIENT, subscriber
 from pipeline.errors import OperatorError
 from pipeline.outages import OUTAGES, Call
 from transforms.message import Message
@@ -85,16 +84,6 @@ _REQUEST_SECONDS = 10.0
 # How long a failed acknowledgement is tried again; then the messages are redelivered.
 _ACKNOWLEDGE_PATIENCE_SECONDS = 60.0
 _STOP_SECONDS = 5.0
-
-_TRANSIENT = (
-    exceptions.Aborted,
-    exceptions.DeadlineExceeded,
-    exceptions.InternalServerError,
-    exceptions.ServiceUnavailable,
-    exceptions.TooManyRequests,
-    exceptions.Unknown,
-    TransportError,
-)
 
 
 class SubscriptionError(OperatorError):
@@ -274,7 +263,7 @@ class _Subscription:
     def _pull(self) -> tuple[list[tuple[Message, str]], int]:
         """What there is now, and the time (µs) up to which that is everything."""
         retry = Retry(
-            predicate=lambda error: isinstance(error, _TRANSIENT) and not self._stopped.is_set(),
+            predicate=lambda error: isinstance(error, PUBSUB_TRANSIENT) and not self._stopped.is_set(),
             initial=0.1,
             maximum=10.0,
             timeout=None,
@@ -348,7 +337,7 @@ class _Subscription:
     def _request(self, method: str, **arguments: Any) -> None:
         patience = _STOP_SECONDS if self._stopped.is_set() else _ACKNOWLEDGE_PATIENCE_SECONDS
         retry = Retry(
-            predicate=lambda error: isinstance(error, _TRANSIENT),
+            predicate=lambda error: isinstance(error, PUBSUB_TRANSIENT),
             initial=0.1,
             maximum=10.0,
             timeout=patience,

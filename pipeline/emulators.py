@@ -1,4 +1,4 @@
-"""The official Pub/Sub emulator and a BigQuery emulator, on loopback, as context managers."""
+"""The official Pub/Sub emulator, its stand-in and a BigQuery emulator, on loopback, as context managers."""
 
 import importlib.util
 import os
@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import grpc
@@ -60,6 +60,28 @@ def pubsub_emulator(log_dir: Path, port: int = 0) -> Iterator[str]:
     command = [java, "-jar", str(jar), f"--host={_HOST}", f"--port={port}"]
     with _answering("Pub/Sub", command, log_dir / "pubsub-emulator.log", lambda: _pubsub_answers(port)):
         yield f"{_HOST}:{port}"
+
+
+@contextmanager
+def pubsub_server(log_dir: Path, port: int = 0) -> Iterator[str]:
+    """Runs the project's own Pub/Sub server, which needs no Java; otherwise as `pubsub_emulator`.
+
+    Its output goes to `log_dir/pubsub-server.log`.
+    """
+    port = port or _free_port()
+    command = [sys.executable, "-m", "pipeline.local.pubsub", f"--port={port}"]
+    with _answering("Pub/Sub", command, log_dir / "pubsub-server.log", lambda: _pubsub_answers(port)):
+        yield f"{_HOST}:{port}"
+
+
+def available_pubsub() -> tuple[Callable[[Path], AbstractContextManager[str]], str | None]:
+    """What to run for Pub/Sub on this machine, and why that is not the official emulator (None if it is)."""
+    try:
+        _find_jar()
+        _find_java()
+    except EmulatorError as missing:
+        return pubsub_server, str(missing)
+    return pubsub_emulator, None
 
 
 @contextmanager

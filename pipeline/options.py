@@ -4,6 +4,7 @@ import argparse
 import glob
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
 from transforms.consent import CONSENT_MODES
 from transforms.policy import Policy, policy_from
 from transforms.projection import Settings
+from transforms.times import DAY_US, MICROS
 
 _BUCKET_FOLDER = re.compile(r"gs://[a-z0-9][-_.a-z0-9]+[a-z0-9]/.*")
 
@@ -143,11 +145,13 @@ class RehabOptions(PipelineOptions):
 
     def settings(self) -> Settings:
         """What the rules need of the options. Raises OptionsError if the policy file does not work."""
+        rebuilt_since_us = int(time.time() * MICROS) - self.rebuild_days * DAY_US
         return Settings(
             policy=_policy(self.policy_config),
             consent=self.consent,
             prescribed_sessions_per_week=self.prescribed_sessions_per_week,
             nudge_max_age_hours=self.nudge_max_age_hours,
+            rebuilt_since_us=rebuilt_since_us if self.rebuild_days else None,
         )
 
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound, RetryError
-from google.api_core.retry import Retry, if_exception_type
+from google.api_core.retry import Retry, if_exception_type, if_transient_error
 from google.auth.exceptions import GoogleAuthError
 from requests.exceptions import RequestException
 
-from pipeline.clients import bigquery, publisher, subscriber
+from pipeline.clients import PUBSUB_TRANSIENT, bigquery, publisher, subscriber
 from pipeline.errors import OperatorError
 from pipeline.options import RehabOptions
 from pipeline.outages import OUTAGES, Call
@@ -17,7 +17,11 @@ from pipeline.provision import TABLES
 
 # Long enough for a hiccup, short enough for whoever waits at the prompt.
 _SECONDS = 10.0
-_RETRY = Retry(timeout=_SECONDS)
+_RETRY = Retry(
+    predicate=lambda error: isinstance(error, PUBSUB_TRANSIENT) or if_transient_error(error),
+    initial=0.2,
+    timeout=_SECONDS,
+)
 
 # What does not answer while the job runs is to be known within a few seconds.
 _WATCH_EVERY_SECONDS = 2.0

@@ -8,11 +8,12 @@ from functools import cache
 from typing import Any
 
 from google.api_core.exceptions import BadRequest
+from google.api_core.retry import Retry, if_exception_type
 from google.cloud.bigquery import QueryJobConfig, ScalarQueryParameter
 from google.cloud.bigquery.table import Row as TableRow
 
 from pipeline.bigquery import patience
-from pipeline.clients import bigquery, subscriber
+from pipeline.clients import PUBSUB_TRANSIENT, bigquery, subscriber
 from pipeline.errors import OperatorError
 from pipeline.options import RehabOptions
 from pipeline.outages import OUTAGES, Call
@@ -27,6 +28,9 @@ _LOGGER = logging.getLogger(__name__)
 # whose history is older than the events to come, a finding near their beginning could not be proved again.
 _REASONS_DAYS = 9
 _WEEK_DAYS = 7
+
+# By itself the client takes some errors that pass for the last word.
+_SEEK_RETRY = Retry(predicate=if_exception_type(*PUBSUB_TRANSIENT), initial=0.2, timeout=60.0)
 
 _CONSENTS = """
 SELECT patient_id, decisions FROM `{dataset}.consents` WHERE TRUE
@@ -56,7 +60,9 @@ def seek(options: RehabOptions) -> None:
     """Seeks the subscriptions back so many days as checked options say."""
     since_us = int(time.time() * MICROS) - options.rebuild_days * DAY_US
     for role, subscription in options.subscriptions.items():
-        subscriber().seek(request={"subscription": subscription, "time": to_rfc3339(since_us)})
+        subscriber().seek(
+            request={"subscription": subscription, "time": to_rfc3339(since_us)}, retry=_SEEK_RETRY
+        )
         _LOGGER.info("%s subscription sought back %d days", role, options.rebuild_days)
 
 

@@ -884,13 +884,14 @@ def assert_nudges_equal(
 ) -> None:
     """Fail with a line for each nudge that is missing or too many. `actual` are messages of the nudge topic;
     unless `rep_feedback`, feedback on single reps is left out on both sides."""
-    left, right = [_from_message(message) for message in actual], list(expected_nudges)
+    left, right = [nudge_of(message) for message in actual], list(expected_nudges)
     skipped = frozenset() if rep_feedback else REP_FEEDBACK
     problems = _multiset_differences("nudge", _nudge_counts(left, skipped), _nudge_counts(right, skipped))
     assert not problems, f"nudges: {len(problems)} differences\n" + "\n".join(problems)
 
 
-def _from_message(message: Mapping[str, Any]) -> Nudge:
+def nudge_of(message: Mapping[str, Any]) -> Nudge:
+    """What a message of the nudge topic is about."""
     return Nudge(
         kind=message["kind"],
         type=message["type"],

@@ -59,8 +59,8 @@ class Session:
 class AdherenceState(PatientState):
     """A patient's sessions.
 
-    `first_day` is the day of the first session ever, `prescription` the newest statement of one as
-    (time, event id, sessions a week), `absence_checked_us` when an absence was last looked for.
+    `first_day` is the day of the first session among those forgotten, `prescription` the newest statement
+    of one as (time, event id, sessions a week), `absence_checked_us` when an absence was last looked for.
     """
 
     def __init__(self) -> None:
@@ -188,16 +188,11 @@ class Adherence(Projector[AdherenceState]):
 
     @staticmethod
     def _forget_old(state: AdherenceState) -> None:
-        days = [session.day for session in state.sessions.values()]
-        if not days:
-            return
-        # Taken before forgetting: the first session ever outlives the sessions that are kept.
-        state.first_day = min([*days, state.first_day] if state.first_day is not None else days)
         oldest_kept = day_of(state.newest_us) - _KEPT_DAYS
-        if min(days) < oldest_kept:
-            state.sessions = {
-                key: session for key, session in state.sessions.items() if session.day >= oldest_kept
-            }
+        old = [session for session in state.sessions.values() if session.day < oldest_kept]
+        for session in old:
+            del state.sessions[session.session_id]
+            state.first_day = session.day if state.first_day is None else min(state.first_day, session.day)
         oldest_week = iso_date(week_start_of(day_of(state.horizon_us)))
         for week in [week for week in state.rows if week < oldest_week and week != CONSENTS_TABLE]:
             del state.rows[week]
@@ -222,6 +217,8 @@ class Adherence(Projector[AdherenceState]):
         # to another week, is hidden.
         weeks: dict[str, list[Session]] = {key: [] for key in state.rows if key != CONSENTS_TABLE}
         oldest_week = week_start_of(day_of(state.horizon_us))
+        for week in self._rebuilt_weeks(state, oldest_week, sessions[-1].day):
+            weeks[iso_date(week)] = []
         for session in sessions:
             if (week := week_start_of(session.day)) >= oldest_week:
                 weeks.setdefault(iso_date(week), []).append(session)
@@ -238,6 +235,14 @@ class Adherence(Projector[AdherenceState]):
             row = state.next_version(week_start, table_key, columns, cause, now_us)
             if row:
                 yield row
+
+    def _rebuilt_weeks(self, state: AdherenceState, oldest_week: int, newest_day: int) -> range:
+        """The weeks of which a job before may have left a row that nothing in this one's state tells of."""
+        if self.settings.rebuilt_since_us is None:
+            return range(0)
+        # Of the week in which the rebuild begins, and of those before, some events may not come again.
+        first = max(oldest_week, week_start_of(day_of(self.settings.rebuilt_since_us)) + 7)
+        return range(first, max(newest_day, day_of(state.newest_us)) + 1, 7)
 
     def _week_columns(
         self, state: AdherenceState, sessions: list[Session], calendar: _Calendar, newest_day: int
@@ -359,11 +364,13 @@ class Adherence(Projector[AdherenceState]):
         """The rolling average after each session that has ended, from `after_days` on."""
         level: AdherenceLevel = getattr(self.settings.policy, rule)
         completed: list[int] = []
+        # A session in state may still turn out to have begun on another day.
+        first_day = min(sessions[0].day, sessions[0].day if state.first_day is None else state.first_day)
         for session in sessions:
             if session.rank == _COMPLETED:
                 completed.append(session.day)
             ended = session.rank != _STARTED and session.first[0] >= state.horizon_us
-            if not ended or session.day - (state.first_day or 0) < level.after_days:
+            if not ended or session.day - first_day < level.after_days:
                 continue
             average = _Calendar(completed, []).rolling_average(session.day, days, prescribed)
             finding = Finding(

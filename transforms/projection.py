@@ -34,12 +34,16 @@ DUPLICATE = "duplicate"
 
 
 class Settings(NamedTuple):
-    """What an operator sets of the rules."""
+    """What an operator sets of the rules.
+
+    `rebuilt_since_us` is from when on a job that builds its state again reads every event once more.
+    """
 
     policy: Policy = Policy()
     consent: ConsentMode = "enforce"
     prescribed_sessions_per_week: int = 7
     nudge_max_age_hours: float = 24
+    rebuilt_since_us: int | None = None
 
 
 class KnownReview(NamedTuple):

@@ -1,5 +1,7 @@
 """How to use a local run that stays up: commands to copy into another terminal."""
 
+import shlex
+import sys
 from string import Template
 
 from pipeline.local.api import Api
@@ -37,23 +39,31 @@ _GCLOUD = """\
 CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true \\
   CLOUDSDK_API_ENDPOINT_OVERRIDES_PUBSUB=http://@pubsub/ \\
   gcloud pubsub topics publish @topic --message "$EVENT\""""
+_PYTHON = """\
+PUBSUB_EMULATOR_HOST=@pubsub @python -c 'import sys
+from google.cloud.pubsub_v1 import PublisherClient
+print(PublisherClient().publish(sys.argv[1], sys.argv[2].encode()).result())' @topic "$EVENT\""""
 
 
-def commands(places: Places, api: Api) -> dict[str, str]:
-    """Shell commands by what they do; the last two publish the event that the one before them sets."""
+def commands(places: Places, api: Api, *, official: bool) -> dict[str, str]:
+    """Shell commands by what they do; the last ones publish the event that the one before them sets.
+
+    Only the `official` Pub/Sub emulator takes HTTP.
+    """
+    publish = {"with curl": _CURL, "or with gcloud": _GCLOUD} if official else {"with Python": _PYTHON}
     texts = {
         "Send an event to the API: a session with severe pain": _SEND,
         "See it counted, and how the pipeline is": _STATUS,
         "See what became of it": _QUERY,
         "Or publish to Pub/Sub yourself: the event": _EVENT,
-        "with curl": _CURL,
-        "or with gcloud": _GCLOUD,
+        **publish,
     }
     values = {
         "api": api.url,
         "token": api.token,
         "pubsub": places.pubsub,
         "topic": places.resources.primary_topic,
+        "python": shlex.quote(sys.executable),
         "bigquery": places.bigquery,
         "project": PROJECT,
         "dataset": places.resources.dataset.rpartition(".")[2],

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 
 from pipeline import clients
-from pipeline.emulators import EmulatorError, bigquery_emulator, pubsub_emulator
+from pipeline.emulators import EmulatorError, available_pubsub, bigquery_emulator
 from pipeline.local import dashboard
 from pipeline.local.api import make_api
 from pipeline.local.by_hand import commands
@@ -88,6 +88,7 @@ class LocalRun:
         self._first = self._published = Published()
         self._metrics = Metrics()
         self._settled_us: int | None = None
+        self._official_pubsub = True
 
     def start(self) -> None:
         """Starts everything, the simulator last.
@@ -123,13 +124,21 @@ class LocalRun:
         pubsub, bigquery = named_emulators()
         fresh = bool(pubsub or bigquery)
         if not pubsub:
-            pubsub = self._start_emulator("Pub/Sub", pubsub_emulator(self._folder), "pubsub-emulator.log")
+            pubsub = self._start_pubsub()
         self._say("Pub/Sub", pubsub)
         if not bigquery:
             emulator = bigquery_emulator(self._folder, self._folder / "bigquery")
             bigquery = self._start_emulator("BigQuery", emulator, "bigquery-emulator.log")
         self._say("BigQuery", bigquery)
         return make_places(pubsub, bigquery, fresh=fresh)
+
+    def _start_pubsub(self) -> str:
+        start, missing = available_pubsub()
+        self._official_pubsub = missing is None
+        if missing:
+            self._say("Pub/Sub", f"the project's own server takes the emulator's place. {missing}")
+        log = "pubsub-server.log" if missing else "pubsub-emulator.log"
+        return self._start_emulator("Pub/Sub", start(self._folder), log)
 
     def _start_emulator(self, name: str, emulator: AbstractContextManager[str], log: str) -> str:
         with self._step(f"Starting the {name} emulator"):
@@ -331,7 +340,7 @@ class LocalRun:
     def serve(self) -> None:
         """Stays up, saying what goes through, until it is stopped. Raises LocalRunError if a part dies."""
         self._console.print("\n[bold]The stream stays up; Ctrl-C ends it.[/] In another terminal:\n")
-        for title, command in commands(self._places, self._api).items():
+        for title, command in commands(self._places, self._api, official=self._official_pubsub).items():
             self._console.print(title, style="dim")
             # In one piece, so that it can be copied.
             self._console.print(command + "\n", markup=False, soft_wrap=True)

@@ -103,7 +103,7 @@ class Job:
 
         def check() -> None:
             metrics = self.metrics()
-            assert _accounted_for(metrics["counters"]) == events
+            assert accounted_for(metrics["counters"]) == events
             for table in _TABLES:
                 made = metrics["counters"].get(f"rehab_tracking.broadway.row.projected.{table}", 0)
                 batches = metrics["distributions"].get(f"rehab_tracking.broadway.batch.size.{table}")
@@ -112,7 +112,8 @@ class Job:
         self.eventually(check)
 
 
-def _accounted_for(counters: dict[str, int]) -> int:
+def accounted_for(counters: dict[str, int]) -> int:
+    """How many events have come to one of their ends, as the job counts them."""
     outcomes = [f"rehab_tracking.broadway.event.{outcome}" for outcome in _OUTCOMES]
     return sum(
         value

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,20 @@ TABLES = (
 class Run:
     """One `run_local.sh` as a process, with a directory for its temporary files."""
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        program: Sequence[str] = (str(ROOT / "run_local.sh"),),
+        **environment: str,
+    ) -> None:
         self.temporary = folder / "temporary"
         self.temporary.mkdir()
         self.mark = uuid.uuid4().hex
         self.output = ""
         self._grown = threading.Condition()
         self.process = subprocess.Popen(
-            [ROOT / "run_local.sh", *arguments],
+            [*program, *arguments],
             cwd=folder,
             env=without_emulators() | {"TMPDIR": str(self.temporary), MARK: self.mark} | environment,
             stdout=subprocess.PIPE,
@@ -234,17 +240,28 @@ def test_a_job_that_dies(tmp_path: Path, runs: list[Run]) -> None:
     check_gone(run)
 
 
-def test_without_java(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "pipeline.local"],
-        cwd=ROOT,
-        env=without_emulators() | {"PATH": "", "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 1
-    assert re.fullmatch(r"run_local\.sh: The Pub/Sub emulator needs Java[^\n]+\n", ended.stderr)
-    assert list(tmp_path.iterdir()) == []
+def test_without_java_the_projects_own_server_takes_the_emulators_place(
+    tmp_path: Path, runs: list[Run]
+) -> None:
+    # The program itself: its shell script needs the PATH.
+    program = (sys.executable, "-m", "pipeline.local")
+    shown = ("--rate=40", "--seconds=5", "--patients=10", "--serve")
+    run = Run(tmp_path, *shown, program=program, PATH="", PYTHONPATH=str(ROOT))
+    runs.append(run)
+    run.wait_for("sys.argv[2].encode()")
+    assert "the project's own server takes the emulator's place. The" in run.output
+    assert "FAILED" not in run.output
+
+    send, status, query, event, publish = commands(run.output).values()
+    before = processed(json.loads(shell(status)))
+    shell(send)
+    shell(event + publish)
+    await_sessions(status, before + 2)
+    assert await_rows(query, 4) == {"Severe pain reported", "Session of poor quality"}
+
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 130
+    check_gone(run)
 
 
 def test_an_emulator_that_is_not_there(tmp_path: Path) -> None:

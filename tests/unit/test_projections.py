@@ -1,7 +1,7 @@
 """The projections against the independent calculation, in any order of arrival."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 
 import pytest
@@ -65,3 +65,65 @@ def test_nudges_equal_the_independent_calculation(arrivals: list[Arrival], rng: 
     by_hand.take(messages)
     wanted = expected(arrivals, Options(now=NOW, rep_feedback=True)).nudges
     assert_nudges_equal(by_hand.nudges, wanted, rep_feedback=True)
+
+
+def piece(event_id: str, ts: str, start: str | None = None, session_id: str = "s") -> Arrival:
+    """A part of a session, which begins when its earliest part says."""
+    body = {"session_id": session_id, "start_time": start or ts, "completion_status": "partial"}
+    envelope = {"event_id": event_id, "kind": "exercise_session", "ts": ts, "subject_id": "p", "body": body}
+    return Arrival(envelope, to_micros(datetime.fromisoformat(ts)))
+
+
+SUNDAY, MONDAY = piece("early", "2025-03-16T23:00:00Z"), piece("late", "2025-03-17T01:00:00Z")
+
+
+def test_the_first_session_may_turn_out_to_have_begun_later() -> None:
+    # Of two parts with one time, the one with the lower id is the earlier one.
+    arrivals = [
+        piece("b", "2025-03-22T00:30:00Z", start="2025-03-21T14:30:00Z", session_id="first"),
+        piece("a", "2025-03-22T00:30:00Z", start="2025-03-22T00:00:00Z", session_id="first"),
+        # Seven days after the one, six after the other: only seven days make a low adherence.
+        piece("c", "2025-03-28T00:00:00Z"),
+    ]
+    by_hand = ByHand(Settings(nudge_max_age_hours=0), to_micros(NOW))
+    for arrival in arrivals:
+        by_hand.take(bundles([arrival], Random(1))[0])
+    check_rows(by_hand, arrivals, Options(now=NOW))
+    assert "low_weekly_adherence" not in {nudge["type"] for nudge in by_hand.nudges}
+
+
+def check_rebuild(seen: Sequence[Arrival], arrivals: Sequence[Arrival], rng: Random) -> None:
+    """A job that had `seen` some events is killed, and the next one builds its state again from all."""
+    killed = run(seen, rng)
+    settings = Settings(nudge_max_age_hours=0, rebuilt_since_us=to_micros(NOW - timedelta(days=40)))
+    rebuilt = ByHand(settings, killed.now_us + 1)
+    for bundle in bundles(arrivals, rng):
+        rebuilt.take(bundle)
+    wanted = expected(arrivals, Options(now=NOW))
+    for table in TABLES:
+        # The policy's items are taken back in BigQuery, before the rebuild begins.
+        earlier = [row for row in killed.rows[table] if row.get("item_type") != "review"]
+        actual = current_rows([*earlier, *rebuilt.rows[table]], table, rebuilt.rows["consents"])
+        assert_rows_equal(actual, getattr(wanted, table), table)
+
+
+def test_a_rebuild_hides_a_week_that_a_killed_job_took_a_session_to_be_in() -> None:
+    check_rebuild([MONDAY], [SUNDAY, MONDAY], Random(1))
+
+
+@given(arrivals=arrival_sets(consents="harmless"), rng=st.randoms(use_true_random=False))
+def test_a_rebuild_leaves_nothing_of_what_a_killed_job_took_for_true(
+    arrivals: list[Arrival], rng: Random
+) -> None:
+    rng.shuffle(arrivals)
+    seen = arrivals[: rng.randrange(len(arrivals) + 1)]
+    rng.shuffle(arrivals)
+    check_rebuild(seen, arrivals, rng)
+
+
+def test_a_rebuild_says_nothing_of_weeks_of_which_events_may_not_come_again() -> None:
+    settings = Settings(rebuilt_since_us=to_micros(datetime(2025, 3, 12, tzinfo=UTC)))
+    rebuilt = ByHand(settings, to_micros(NOW))
+    for bundle in bundles([MONDAY], Random(1)):
+        rebuilt.take(bundle)
+    assert [row["week_start"] for row in rebuilt.rows["adherence"]] == ["2025-03-17"]
