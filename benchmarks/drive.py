@@ -53,13 +53,19 @@ def report(before: dict[str, Any], accepted: int, url: str, token: str) -> int:
 
 
 def status(url: str, token: str) -> dict[str, Any]:
+    """What the API says of the pipeline; ends the program with a sentence if it says nothing."""
     # Imported after locust, which replaces parts of what it uses.
     import requests
 
-    answer = requests.get(
-        f"{url}/api/v1/events/broadway/status", headers={"Authorization": f"Bearer {token}"}, timeout=30
-    )
-    content: dict[str, Any] = answer.json()
+    try:
+        answer = requests.get(
+            f"{url}/api/v1/events/broadway/status", headers={"Authorization": f"Bearer {token}"}, timeout=30
+        )
+        content: dict[str, Any] = answer.json()
+    except requests.RequestException as error:
+        sys.exit(f"benchmarks.load: {url} does not tell of the pipeline ({type(error).__name__}).")
+    if "metrics" not in content:
+        sys.exit(f"benchmarks.load: {url} does not tell of the pipeline: {content.get('message')}")
     return content
 
 

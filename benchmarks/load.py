@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.phases import SCENARIOS
-from pipeline.emulators import bigquery_emulator, pubsub_emulator
+from pipeline.emulators import EmulatorError, bigquery_emulator, pubsub_emulator
 from pipeline.local.api import make_api
 from pipeline.local.places import make_places
 from pipeline.processes import running
@@ -40,9 +40,14 @@ def main() -> int:
     parser.add_argument("--url", help="an API that runs already; its token is in TOKEN")
     options = parser.parse_args()
     if options.url:
-        return drive(options, options.url, os.environ["TOKEN"])
-    with everything() as (url, token):
-        return drive(options, url, token)
+        if not (token := os.environ.get("TOKEN")):
+            parser.error("--url needs the API's token in the variable TOKEN")
+        return drive(options, options.url, token)
+    try:
+        with everything() as (url, token):
+            return drive(options, url, token)
+    except EmulatorError as error:
+        sys.exit(f"benchmarks.load: {error}")
 
 
 def drive(options: argparse.Namespace, url: str, token: str) -> int:
