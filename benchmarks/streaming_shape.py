@@ -96,13 +96,14 @@ def written() -> dict[str, list[bytes]]:
 
 
 class _Harness(FnApiRunner):
-    def _collect_written_timers(self, bundle: Any) -> Any:
+    @staticmethod
+    def _collect_written_timers(bundle: Any) -> Any:
         families = [
             family
             for family, (_, domain) in bundle.stage_timer_outputs.items()
             if domain == beam_runner_api_pb2.TimeDomain.PROCESSING_TIME
         ]
-        held, written = super()._collect_written_timers(bundle)
+        held, written = FnApiRunner._collect_written_timers(bundle)
         for family in families:
             held.pop(family, None)
             written.pop(family, None)
@@ -126,7 +127,12 @@ class _Read(beam.PTransform[Any, Any]):
         super().__init__()
 
     def expand(self, begin: Any) -> Any:
-        return begin | beam.Impulse() | beam.FlatMap(lambda _: _MESSAGES).with_output_types(bytes)
+        return begin | beam.Impulse() | beam.ParDo(_Messages()).with_output_types(bytes)
+
+
+class _Messages(beam.DoFn):
+    def process(self, _impulse: bytes) -> list[bytes]:
+        return _MESSAGES
 
 
 def _publish(_replaced: Any) -> Any:
