@@ -14,7 +14,7 @@ from transforms.adherence import Adherence
 from transforms.dead_letters import DeadLetter, dead_letter_row
 from transforms.events import Event
 from transforms.message import Message
-from transforms.projection import Cause, Output, Projector, Settings
+from transforms.projection import Cause, Output, Projector, Settings, in_periods
 from transforms.quality import Quality
 from transforms.times import MICROS
 from transforms.validation import validate
@@ -76,15 +76,15 @@ def _project(
     for event in events:
         by_patient.setdefault(event.patient_id, []).append(event)
     for patient_id, members in by_patient.items():
-        members.sort(key=lambda event: (event.kind != "consent", event.ts_us, event.event_id))
         state, now_us = projector.state_type(), int(time.time() * MICROS)
-        for event in members:
-            cause = Cause(patient_id, event.event_id, event.message.publish_us)
-            outcome = projector.apply(state, event, cause, now_us, output)
-            if event.kind in projector.counted_kinds:
-                account[outcome] += 1
-        oldest_us = min(event.message.publish_us for event in members)
-        projector.project(state, Cause(patient_id, members[-1].event_id, oldest_us), now_us, output)
+        for period in in_periods(members):
+            for event in period:
+                cause = Cause(patient_id, event.event_id, event.message.publish_us)
+                outcome = projector.apply(state, event, cause, now_us, output)
+                if event.kind in projector.counted_kinds:
+                    account[outcome] += 1
+            oldest_us = min(event.message.publish_us for event in period)
+            projector.project(state, Cause(patient_id, period[-1].event_id, oldest_us), now_us, output)
 
 
 def _write(path: Path, bodies: list[bytes]) -> None:

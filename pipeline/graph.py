@@ -11,6 +11,7 @@ from pipeline.options import RehabOptions, runner_name
 from pipeline.sinks import WriteNudges, WriteTable
 from pipeline.sources import ReadMessages
 from transforms.adherence import Adherence
+from transforms.chunks import EventChunk, EventChunkCoder
 from transforms.coders import EventCoder
 from transforms.dead_letters import ToRow
 from transforms.deduplication import Deduplicated
@@ -19,10 +20,11 @@ from transforms.projecting import NUDGES, REVIEWS, Projection
 from transforms.quality import Quality
 from transforms.rows import Row
 from transforms.tagging import tagged
-from transforms.validation import DEAD_LETTERS, OUTPUTS, Validate
+from transforms.validation import CHUNK_OUTPUTS, DEAD_LETTERS, OUTPUTS, Validate, ValidateChunk
 from transforms.work_queue import WorkQueue
 
 coders.registry.register_coder(Event, EventCoder)
+coders.registry.register_coder(EventChunk, EventChunkCoder)
 
 # In how many groups ids are remembered. A group is read whole when one of its ids is looked for, so it should
 # stay small (2**24 hold 5 ids each of a day at 1,000 events/s); on one machine, where a run is shorter,
@@ -38,7 +40,8 @@ def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
 
     messages = pipeline | "Read" >> ReadMessages(options)
 
-    valid = messages | "Validate" >> tagged(Validate(), OUTPUTS)
+    validate = tagged(ValidateChunk(), CHUNK_OUTPUTS) if bounded else tagged(Validate(), OUTPUTS)
+    valid = messages | "Validate" >> validate
     events = tuple(valid[kind] for kind in KINDS)
 
     unique = events | "Deduplicate" >> Deduplicated(shards, bounded)

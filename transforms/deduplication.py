@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -12,7 +12,9 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
 
-from transforms.events import KINDS, Event
+from transforms.chunks import by_kind, element_type
+from transforms.coders import unpack, unpack_sealed
+from transforms.events import KINDS
 from transforms.grouping import ByEventId, gather
 from transforms.tagging import tagged
 from transforms.telemetry import count
@@ -56,43 +58,68 @@ class Deduplicated(beam.PTransform[Any, Any]):
     """(PCollection of Event, …) → each event id once, on the output named after the event's kind."""
 
     def __init__(self, shards: int, bounded: bool, clock: Callable[[], float] = time.time) -> None:
-        """`shards` is in how many groups ids are remembered."""
+        """`shards` is in how many groups ids are remembered: for 24 hours, in a `bounded` run for ever."""
         super().__init__()
         self._shards = shards
-        self._deduplicate = Deduplicate(bounded, clock)
+        self._bounded = bounded
+        self._clock = clock
 
     def expand(self, events: Any) -> Any:
-        return (
+        element = element_type(self._bounded)
+        gathered = (
             events
-            | "All kinds" >> beam.Flatten().with_output_types(Event)
+            | "All kinds" >> beam.Flatten().with_output_types(element)
             | "Gather by event id" >> gather(ByEventId(self._shards), int)
-            | "Drop seen" >> tagged(self._deduplicate, dict.fromkeys(KINDS, Event))
         )
+        outputs = dict.fromkeys(KINDS, element)
+        if self._bounded:
+            return gathered | "Group" >> beam.GroupByKey() | "Drop seen" >> tagged(DeduplicateAll(), outputs)
+        return gathered | "Drop seen" >> tagged(Deduplicate(self._clock), outputs)
+
+
+class DeduplicateAll(beam.DoFn):
+    """(shard, all its packed events) → an EventChunk of each kind: for a bounded run, without state."""
+
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
+        seen: set[str] = set()
+        for packed in element[1]:
+            events = unpack_sealed(packed)
+            unique = []
+            for event in events:
+                if event.event_id not in seen:
+                    seen.add(event.event_id)
+                    unique.append(event)
+            count_duplicates(len(events) - len(unique))
+            yield from by_kind(unique)
+
+
+def count_duplicates(number: int) -> None:
+    """Counts them, if there are any."""
+    if number:
+        count("event.duplicate", number)
 
 
 class Deduplicate(beam.DoFn):
-    """(shard, [Event, …]) → each new Event, on the output named after its kind."""
+    """(shard, packed events) → each new event, on the output named after its kind."""
 
     SEEN = ReadModifyWriteStateSpec("seen", BytesCoder())
     CLEAN_UP = TimerSpec("clean_up", TimeDomain.REAL_TIME)
 
-    def __init__(self, bounded: bool, clock: Callable[[], float] = time.time) -> None:
-        """In a `bounded` run ids are remembered for ever; `clock` gives seconds since the epoch."""
-        self._bounded = bounded
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """`clock` gives seconds since the epoch."""
         self._clock = clock
 
     def process(
         self,
-        element: tuple[int, list[Event]],
+        element: tuple[int, bytes],
         cell: Any = beam.DoFn.StateParam(SEEN),
         timer: Any = beam.DoFn.TimerParam(CLEAN_UP),
     ) -> Iterator[Any]:
-        shard, events = element
+        shard, events = element[0], unpack(element[1])
         now = int(self._clock())
         seen = SeenIds.decode(cell.read())
         unique = [event for event in events if seen.is_new(event.event_id, now)]
-        if len(unique) < len(events):
-            count("event.duplicate", len(events) - len(unique))
+        count_duplicates(len(events) - len(unique))
         if unique:
             cell.write(seen.encode())
             self._plan_clean_up(shard, now, timer)
@@ -117,8 +144,6 @@ class Deduplicate(beam.DoFn):
             cell.clear()
 
     def _plan_clean_up(self, shard: int, now: int, timer: Any) -> None:
-        if self._bounded:
-            return
         # A fixed moment of each hour, so that new arrivals do not put it off, and another one for each
         # shard, so that they do not all fire at once.
         offset = shard % _CLEAN_UP_EVERY_SECONDS

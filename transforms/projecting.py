@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -13,11 +13,21 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.utils.timestamp import Timestamp
 
+from transforms.chunks import EventChunk, element_type
+from transforms.coders import unpack
 from transforms.dead_letters import DeadLetter
 from transforms.events import Event
 from transforms.grouping import by_patient, gather
 from transforms.policy import Nudge
-from transforms.projection import PROCESSED, Cause, Output, PatientState, Projector
+from transforms.projection import (
+    PROCESSED,
+    Cause,
+    Output,
+    PatientState,
+    Projector,
+    consents_first,
+    in_periods,
+)
 from transforms.rows import Row
 from transforms.tagging import tagged
 from transforms.telemetry import POLICY, count
@@ -39,22 +49,29 @@ class Projection(beam.PTransform[Any, Any]):
         """A `bounded` run ends the input, not the treatment: it sets no timers."""
         super().__init__()
         self._projector = projector
-        self._project = Project(projector, bounded, clock)
+        self._bounded = bounded
+        self._clock = clock
 
     def expand(self, events: Any) -> Any:
-        outputs = {NUDGES: Nudge, REVIEWS: Event, DEAD_LETTERS: DeadLetter} | dict.fromkeys(
+        element = element_type(self._bounded)
+        outputs = {NUDGES: Nudge, REVIEWS: element, DEAD_LETTERS: DeadLetter} | dict.fromkeys(
             self._projector.tables, Row
         )
-        return (
+        gathered = (
             events
-            | "Events" >> beam.Flatten().with_output_types(Event)
+            | "Events" >> beam.Flatten().with_output_types(element)
             | "Gather by patient" >> gather(by_patient, str)
-            | "Project" >> tagged(self._project, outputs)
         )
+        # What Beam does not know to end would be grouped at the end of time.
+        if self._bounded and gathered.is_bounded:
+            project: beam.DoFn = ProjectHistory(self._projector, self._clock)
+            return gathered | "Group" >> beam.GroupByKey() | "Project" >> tagged(project, outputs)
+        project = Project(self._projector, self._bounded, self._clock)
+        return gathered | "Project" >> tagged(project, outputs)
 
 
 class Project(beam.DoFn):
-    """(patient, [Event, …]) → rows on the output named after their table, NUDGES, REVIEWS, DEAD_LETTERS."""
+    """(patient, packed events) → rows on the outputs of their tables, NUDGES, REVIEWS, DEAD_LETTERS."""
 
     STATE = ReadModifyWriteStateSpec("state", BytesCoder())
     WAKE = TimerSpec("wake", TimeDomain.REAL_TIME)
@@ -67,12 +84,11 @@ class Project(beam.DoFn):
 
     def process(
         self,
-        element: tuple[str, list[Event]],
+        element: tuple[str, bytes],
         cell: Any = beam.DoFn.StateParam(STATE),
         timer: Any = beam.DoFn.TimerParam(WAKE),
     ) -> Iterator[Any]:
-        patient_id, events = element
-        events = sorted(events, key=_consents_first)
+        patient_id, events = element[0], sorted(unpack(element[1]), key=consents_first)
         try:
             outputs = self._advance(patient_id, events, cell, timer)
         except Exception:
@@ -85,35 +101,15 @@ class Project(beam.DoFn):
         try:
             return self._advance(patient_id, [event], cell, timer)
         except Exception as error:
-            # The type alone: an exception's text may quote what it stumbled over.
-            problem = f"event: {type(error).__name__} in the projection"
-            letter = DeadLetter(
-                "projection_failed",
-                f"Project {self._projector.tables[0]}",
-                problem,
-                event.message,
-                event.event_id,
-                event.kind,
-            )
-            return [TaggedOutput(DEAD_LETTERS, letter)]
+            return [_failed(self._projector, event, error)]
 
     def _advance(self, patient_id: str, events: list[Event], cell: Any, timer: Any) -> list[Any]:
         now_us = int(self._clock() * MICROS)
-        output = Output()
+        advance = _Advance()
         state = self._projector.state_type.decode(cell.read())
-        outcomes: Counter[str] = Counter()
-        for event in events:
-            cause = Cause(patient_id, event.event_id, event.message.publish_us)
-            outcome = self._projector.apply(state, event, cause, now_us, output)
-            if event.kind in self._projector.counted_kinds:
-                outcomes[f"event.processed.{event.kind}" if outcome == PROCESSED else f"event.{outcome}"] += 1
-        oldest_us = min(event.message.publish_us for event in events)
-        cause = Cause(patient_id, events[-1].event_id, oldest_us)
-        self._projector.project(state, cause, now_us, output)
+        advance.take(self._projector, state, patient_id, events, now_us)
         self._keep(state, now_us, cell, timer)
-        for name, amount in outcomes.items():
-            count(name, amount)
-        return _tagged(output)
+        return advance.outputs()
 
     @on_timer(WAKE)
     def wake(
@@ -133,7 +129,7 @@ class Project(beam.DoFn):
             _LOGGER.error("%s failed at a timer (%s).", self._projector.tables[0], type(error).__name__)
             return
         self._keep(state, now_us, cell, timer)
-        yield from _tagged(output)
+        yield from _Advance(output).outputs()
 
     def _keep(self, state: PatientState, now_us: int, cell: Any, timer: Any) -> None:
         if state.is_spent(now_us):
@@ -146,18 +142,85 @@ class Project(beam.DoFn):
             timer.set(Timestamp(micros=min(coming)))
 
 
-def _consents_first(event: Event) -> tuple[bool, int, str]:
-    """Of events that arrive together, a consent is known before the events that it may withhold."""
-    return (event.kind != "consent", event.ts_us, event.event_id)
+class ProjectHistory(beam.DoFn):
+    """(patient, all packed events) → as `Project`: for a bounded run, without state and timers."""
+
+    def __init__(self, projector: Projector[Any], clock: Callable[[], float]) -> None:
+        """As `Projection`."""
+        self._projector = projector
+        self._clock = clock
+
+    def process(self, element: tuple[str, Iterable[bytes]]) -> Iterable[Any]:
+        patient_id, packs = element
+        events = [event for packed in packs for event in unpack(packed)]
+        now_us = int(self._clock() * MICROS)
+        try:
+            advance, state = _Advance(), self._projector.state_type()
+            for period in in_periods(events):
+                advance.take(self._projector, state, patient_id, period, now_us)
+        except Exception:
+            # One event must not take its neighbours down with it.
+            return self._each_alone(patient_id, events, now_us)
+        return advance.outputs(bounded=True)
+
+    def _each_alone(self, patient_id: str, events: list[Event], now_us: int) -> Iterator[Any]:
+        encoded = None
+        for event in (event for period in in_periods(events) for event in period):
+            advance, state = _Advance(), self._projector.state_type.decode(encoded)
+            try:
+                advance.take(self._projector, state, patient_id, [event], now_us)
+            except Exception as error:
+                yield _failed(self._projector, event, error)
+            else:
+                encoded = state.encode()
+                yield from advance.outputs(bounded=True)
 
 
-def _tagged(output: Output) -> list[Any]:
-    for table, _ in output.rows:
-        count(f"row.projected.{table}")
-    for nudge in output.nudges:
-        count(f"{nudge.attributes['kind']}.generated.{nudge.attributes['type']}", namespace=POLICY)
-    return [
-        *(TaggedOutput(table, row) for table, row in output.rows),
-        *(TaggedOutput(NUDGES, nudge) for nudge in output.nudges),
-        *(TaggedOutput(REVIEWS, event) for event in output.reviews),
-    ]
+def _failed(projector: Projector[Any], event: Event, error: Exception) -> TaggedOutput:
+    # The type alone: an exception's text may quote what it stumbled over.
+    problem = f"event: {type(error).__name__} in the projection"
+    stage = f"Project {projector.tables[0]}"
+    letter = DeadLetter("projection_failed", stage, problem, event.message, event.event_id, event.kind)
+    return TaggedOutput(DEAD_LETTERS, letter)
+
+
+class _Advance:
+    """What events lead to, counted when it is certain."""
+
+    def __init__(self, output: Output | None = None) -> None:
+        self._output = output or Output()
+        self._counts: Counter[str] = Counter()
+
+    def take(
+        self,
+        projector: Projector[Any],
+        state: PatientState,
+        patient_id: str,
+        events: list[Event],
+        now_us: int,
+    ) -> None:
+        """Takes a patient's events in and projects them, together."""
+        apply, counted, counts = projector.apply, projector.counted_kinds, self._counts
+        for event in events:
+            cause = Cause(patient_id, event.event_id, event.message.publish_us)
+            outcome = apply(state, event, cause, now_us, self._output)
+            if event.kind in counted:
+                counts[f"event.processed.{event.kind}" if outcome == PROCESSED else f"event.{outcome}"] += 1
+        oldest_us = min(event.message.publish_us for event in events)
+        projector.project(state, Cause(patient_id, events[-1].event_id, oldest_us), now_us, self._output)
+
+    def outputs(self, bounded: bool = False) -> list[Any]:
+        """Counts everything; gives rows on the outputs of their tables, nudges and reviews on theirs."""
+        output, counts = self._output, self._counts
+        counts.update(f"row.projected.{table}" for table, _ in output.rows)
+        for name, number in counts.items():
+            count(name, number)
+        said = Counter((nudge.attributes["kind"], nudge.attributes["type"]) for nudge in output.nudges)
+        for (kind, nudge_type), number in said.items():
+            count(f"{kind}.generated.{nudge_type}", number, POLICY)
+        reviews = [EventChunk(output.reviews)] if bounded else output.reviews
+        return [
+            *(TaggedOutput(table, row) for table, row in output.rows),
+            *(TaggedOutput(NUDGES, nudge) for nudge in output.nudges),
+            *(TaggedOutput(REVIEWS, review) for review in reviews),
+        ]

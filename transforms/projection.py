@@ -2,6 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -39,6 +40,25 @@ class Settings(NamedTuple):
     consent: ConsentMode = "enforce"
     prescribed_sessions_per_week: int = 7
     nudge_max_age_hours: float = 24
+
+
+def in_periods(events: Iterable[Event]) -> Iterator[list[Event]]:
+    """A patient's events in parts, in order of time, of which none spans more days than state covers.
+
+    So what is projected after each part misses nothing, however long the history is.
+    """
+    period: list[Event] = []
+    for event in sorted(events, key=lambda event: event.ts_us):
+        if period and event.ts_us - period[0].ts_us > STATE_DAYS * DAY_US:
+            yield sorted(period, key=consents_first)
+            period = []
+        period.append(event)
+    yield sorted(period, key=consents_first)
+
+
+def consents_first(event: Event) -> tuple[bool, int, str]:
+    """Of events that arrive together, a consent is known before the events that it may withhold."""
+    return (event.kind != "consent", event.ts_us, event.event_id)
 
 
 class Cause(NamedTuple):
@@ -124,10 +144,12 @@ class PatientState(ABC):
 
     def note(self, event: Event, now_us: int) -> None:
         """Takes in what every event says."""
-        self.newest_us = max(self.newest_us, event.ts_us)
+        ts_us = event.ts_us
+        if ts_us > self.newest_us:
+            self.newest_us = ts_us
         self.touched_us = now_us
-        if event.site_id is not None:
-            stated = (event.ts_us, event.event_id, event.site_id)
+        if event.site_id is not None and (self.site is None or ts_us >= self.site[0]):
+            stated = (ts_us, event.event_id, event.site_id)
             self.site = max(self.site, stated) if self.site else stated
 
     def forget_if_silent(self, now_us: int) -> Self:
