@@ -12,10 +12,11 @@ from pipeline.sinks import WriteNudges, WriteTable
 from pipeline.sources import ReadMessages
 from transforms.adherence import Adherence
 from transforms.chunks import EventChunk, EventChunkCoder
-from transforms.coders import EventCoder
-from transforms.dead_letters import ToRow
+from transforms.coders import DeadLetterCoder, EventCoder, NudgeCoder
+from transforms.dead_letters import DeadLetter, ToRow
 from transforms.deduplication import Deduplicated
 from transforms.events import KINDS, Event
+from transforms.policy import Nudge
 from transforms.projecting import NUDGES, REVIEWS, Projection
 from transforms.quality import Quality
 from transforms.rows import Row
@@ -25,6 +26,8 @@ from transforms.work_queue import WorkQueue
 
 coders.registry.register_coder(Event, EventCoder)
 coders.registry.register_coder(EventChunk, EventChunkCoder)
+coders.registry.register_coder(Nudge, NudgeCoder)
+coders.registry.register_coder(DeadLetter, DeadLetterCoder)
 
 # In how many groups ids are remembered. A group is read whole when one of its ids is looked for, so it should
 # stay small (2**24 hold 5 ids each of a day at 1,000 events/s); on one machine, where a run is shorter,

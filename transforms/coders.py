@@ -1,11 +1,12 @@
 """How values cross a shuffle: msgpack, many times cheaper than pickling."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import msgspec
 from apache_beam import coders
 
+from transforms.dead_letters import DeadLetter
 from transforms.events import (
     REVIEW,
     AlertFact,
@@ -17,6 +18,7 @@ from transforms.events import (
     SessionFact,
 )
 from transforms.message import Message
+from transforms.policy import Nudge
 
 _encode = msgspec.msgpack.encode
 _VERSION = 1
@@ -89,6 +91,34 @@ class EventCoder(coders.Coder):
     def is_deterministic(self) -> bool:
         """Events are never keys."""
         return False
+
+
+class _PlainCoder[T](coders.Coder):
+    """Named tuples of plain values, which Beam would pickle."""
+
+    TYPE: ClassVar[type]
+
+    def encode(self, value: T) -> bytes:
+        return _encode(value)
+
+    def decode(self, encoded: bytes) -> T:
+        return cast(T, msgspec.msgpack.decode(encoded, type=self.TYPE))
+
+    def is_deterministic(self) -> bool:
+        """They are never keys."""
+        return False
+
+
+class NudgeCoder(_PlainCoder[Nudge]):
+    """One nudge."""
+
+    TYPE = Nudge
+
+
+class DeadLetterCoder(_PlainCoder[DeadLetter]):
+    """One dead letter."""
+
+    TYPE = DeadLetter
 
 
 def _versioned(value: Any) -> bytes:
