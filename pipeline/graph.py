@@ -21,7 +21,7 @@ from transforms.projecting import NUDGES, REVIEWS, Projection
 from transforms.quality import Quality
 from transforms.rows import Row
 from transforms.tagging import tagged
-from transforms.validation import CHUNK_OUTPUTS, DEAD_LETTERS, OUTPUTS, Validate, ValidateChunk
+from transforms.validation import CHUNK_OUTPUTS, DEAD_LETTERS, EVENTS, OUTPUTS, Validate, ValidateChunk
 from transforms.work_queue import WorkQueue
 
 coders.registry.register_coder(Event, EventCoder)
@@ -45,7 +45,7 @@ def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
 
     validate = tagged(ValidateChunk(), CHUNK_OUTPUTS) if bounded else tagged(Validate(), OUTPUTS)
     valid = messages | "Validate" >> validate
-    events = tuple(valid[kind] for kind in KINDS)
+    events = (valid[EVENTS],) if bounded else tuple(valid[kind] for kind in KINDS)
 
     unique = events | "Deduplicate" >> Deduplicated(shards, bounded)
     sessions, reps, feedback, alerts, consents = (unique[kind] for kind in KINDS)

@@ -66,11 +66,11 @@ class Deduplicated(beam.PTransform[Any, Any]):
 
     def expand(self, events: Any) -> Any:
         element = element_type(self._bounded)
-        gathered = (
-            events
-            | "All kinds" >> beam.Flatten().with_output_types(element)
-            | "Gather by event id" >> gather(ByEventId(self._shards), int)
-        )
+        together = events[0]
+        # Not for one alone: a runner may write down, and read again, what it flattens.
+        if len(events) > 1:
+            together = events | "All kinds" >> beam.Flatten().with_output_types(element)
+        gathered = together | "Gather by event id" >> gather(ByEventId(self._shards), int)
         outputs = dict.fromkeys(KINDS, element)
         if self._bounded:
             return gathered | "Group" >> beam.GroupByKey() | "Drop seen" >> tagged(DeduplicateAll(), outputs)

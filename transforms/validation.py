@@ -7,7 +7,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
-from transforms.chunks import EventChunk, by_kind
+from transforms.chunks import EventChunk
 from transforms.dead_letters import DeadLetter
 from transforms.decoding import STAGE, decode
 from transforms.events import KINDS, Event, InvalidEventError, parse_event
@@ -16,8 +16,9 @@ from transforms.telemetry import count
 from transforms.times import MICROS
 
 DEAD_LETTERS = "dead_letters"
+EVENTS = "events"
 OUTPUTS: dict[str, type] = {DEAD_LETTERS: DeadLetter} | dict.fromkeys(KINDS, Event)
-CHUNK_OUTPUTS: dict[str, type] = {DEAD_LETTERS: DeadLetter} | dict.fromkeys(KINDS, EventChunk)
+CHUNK_OUTPUTS: dict[str, type] = {DEAD_LETTERS: DeadLetter, EVENTS: EventChunk}
 
 
 def validate(message: Message, now_us: int) -> Iterator[Event | DeadLetter]:
@@ -58,19 +59,19 @@ class Validate(beam.DoFn):
 
 
 class ValidateChunk(Validate):
-    """Messages → an EventChunk on the output of each kind, and each DeadLetter on `DEAD_LETTERS`."""
+    """Messages → an EventChunk of all kinds on `EVENTS`, and each DeadLetter on `DEAD_LETTERS`."""
 
     def process(self, messages: list[Message]) -> Iterator[Any]:
         """Validates each event in the messages."""
         now_us = int(self._clock() * MICROS)
-        events: list[Event] = []
+        events = EventChunk()
         for message in messages:
             for outcome in validate(message, now_us):
                 if isinstance(outcome, DeadLetter):
                     yield _refused(outcome)
                 else:
                     events.append(outcome)
-        yield from by_kind(events)
+        yield TaggedOutput(EVENTS, events)
 
 
 def _refused(letter: DeadLetter) -> TaggedOutput:
