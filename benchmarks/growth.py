@@ -1,7 +1,7 @@
 """How cost grows with events and patients: `python -m benchmarks.growth --help`.
 
-Measures the bounded pipeline on the DirectRunner, in one process and on all cores, each run in a process of its
-own, without its start-up.
+Measures the bounded pipeline on the DirectRunner, in one process and on all cores, each run in a process
+of its own, without its start-up.
 """
 
 import argparse
