@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
-import msgpack
+import msgspec
 from apache_beam.coders import BytesCoder
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.timeutil import TimeDomain
@@ -23,6 +23,7 @@ REMEMBERED_SECONDS = 24 * 3600
 _CLEAN_UP_EVERY_SECONDS = 3600
 
 _VERSION = b"\x01"
+_decode = msgspec.msgpack.Decoder(dict[bytes, int]).decode
 
 
 class SeenIds:
@@ -35,11 +36,11 @@ class SeenIds:
     @classmethod
     def decode(cls, encoded: bytes | None) -> "SeenIds":
         """From `encode`'s bytes; of a new shard if there are none."""
-        return cls(msgpack.unpackb(encoded[1:], strict_map_key=False) if encoded else None)
+        return cls(_decode(memoryview(encoded)[1:]) if encoded else None)
 
     def encode(self) -> bytes:
         """A version byte and msgpack."""
-        return _VERSION + bytes(msgpack.packb(self.seen))
+        return _VERSION + msgspec.msgpack.encode(self.seen)
 
     def is_new(self, event_id: str, now: int) -> bool:
         """Whether the id is seen for the first time; it is remembered."""
@@ -118,11 +119,13 @@ class Deduplicate(beam.DoFn):
         shard, events = element[0], unpack(element[1])
         now = int(self._clock())
         seen = SeenIds.decode(cell.read())
+        is_planned = bool(seen.seen)
         unique = [event for event in events if seen.is_new(event.event_id, now)]
         count_duplicates(len(events) - len(unique))
         if unique:
             cell.write(seen.encode())
-            self._plan_clean_up(shard, now, timer)
+            if not is_planned:
+                self._plan_clean_up(shard, now, timer)
         for event in unique:
             yield TaggedOutput(event.kind, event)
 

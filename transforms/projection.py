@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self
 
-import msgpack
+import msgspec
 import orjson
 
 from transforms.consent import ConsentLog, ConsentMode, Decision, is_visible
@@ -119,7 +119,7 @@ class PatientState(ABC):
             self.rows,
             self.findings.to_plain(),
         ]
-        return bytes((self.VERSION,)) + bytes(msgpack.packb([common, self.own_to_plain()]))
+        return bytes((self.VERSION,)) + msgspec.msgpack.encode([common, self.own_to_plain()])
 
     @classmethod
     def decode(cls, encoded: bytes | None) -> Self:
@@ -128,7 +128,7 @@ class PatientState(ABC):
         if encoded:
             if encoded[0] > cls.VERSION:
                 raise ValueError(f"{cls.__name__} {cls.VERSION} cannot read version {encoded[0]}")
-            common, own = msgpack.unpackb(memoryview(encoded)[1:], strict_map_key=False, use_list=True)
+            common, own = msgspec.msgpack.decode(memoryview(encoded)[1:])
             state.newest_us, state.touched_us, site, decisions, rows, findings = common
             state.site = tuple(site) if site else None
             state.consents = ConsentLog([Decision(*decision) for decision in decisions])
