@@ -1,6 +1,7 @@
 """Chunks: in a bounded run an element is several events, so that a step's overhead is paid once for many."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from apache_beam import coders
 from apache_beam.pvalue import TaggedOutput
@@ -37,7 +38,7 @@ def events_of(element: AnyEvent | EventChunk) -> Sequence[AnyEvent]:
     return element if isinstance(element, EventChunk) else (element,)
 
 
-def by_kind(events: Iterable[AnyEvent]) -> Iterator[TaggedOutput]:
+def by_kind(events: Iterable[AnyEvent]) -> Iterator[Any]:
     """A chunk of each kind, for the output that is named after it."""
     chunks: dict[str, EventChunk] = {}
     for event in events:

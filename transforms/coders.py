@@ -1,6 +1,6 @@
 """How values cross a shuffle: msgpack, many times cheaper than pickling."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple, cast
 
 import msgspec
@@ -12,6 +12,7 @@ from transforms.events import (
     AlertFact,
     ConsentFact,
     Event,
+    Fact,
     FeedbackFact,
     RepFact,
     ReviewFact,
@@ -42,7 +43,7 @@ class SealedEvent(NamedTuple):
         return Event(*self[:6], fact, message)
 
 
-_DECODE_FACT = {
+_DECODE_FACT: dict[str, Callable[[msgspec.Raw], Fact]] = {
     kind: msgspec.msgpack.Decoder(fact).decode
     for kind, fact in {
         "exercise_session": SessionFact,

@@ -176,7 +176,7 @@ class ProjectHistory(beam.DoFn):
                 yield from advance.outputs(bounded=True)
 
 
-def _failed(projector: Projector[Any], event: Event, error: Exception) -> TaggedOutput:
+def _failed(projector: Projector[Any], event: Event, error: Exception) -> Any:
     # The type alone: an exception's text may quote what it stumbled over.
     problem = f"event: {type(error).__name__} in the projection"
     stage = f"Project {projector.tables[0]}"

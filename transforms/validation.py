@@ -58,8 +58,12 @@ class Validate(beam.DoFn):
                 yield TaggedOutput(outcome.kind, outcome)
 
 
-class ValidateChunk(Validate):
+class ValidateChunk(beam.DoFn):
     """Messages → an EventChunk of all kinds on `EVENTS`, and each DeadLetter on `DEAD_LETTERS`."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """As `Validate`."""
+        self._clock = clock
 
     def process(self, messages: list[Message]) -> Iterator[Any]:
         """Validates each event in the messages."""
@@ -74,7 +78,7 @@ class ValidateChunk(Validate):
         yield TaggedOutput(EVENTS, events)
 
 
-def _refused(letter: DeadLetter) -> TaggedOutput:
+def _refused(letter: DeadLetter) -> Any:
     if letter.reason == "unknown_kind":
         count("event.unknown")
     return TaggedOutput(DEAD_LETTERS, letter)

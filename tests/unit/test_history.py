@@ -7,9 +7,10 @@ from transforms.adherence import Adherence
 from transforms.coders import pack
 from transforms.events import Event, parse_event
 from transforms.message import Message
-from transforms.projecting import DEAD_LETTERS, ProjectHistory
+from transforms.projecting import ProjectHistory
 from transforms.projection import Cause, Output, Settings, in_periods
 from transforms.times import DAY_US, to_rfc3339
+from transforms.validation import DEAD_LETTERS
 
 MONDAY_US = 20_150 * DAY_US - 6 * DAY_US
 NOW_US = MONDAY_US + 400 * DAY_US

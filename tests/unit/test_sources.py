@@ -4,6 +4,7 @@ import gzip
 from pathlib import Path
 
 import pytest
+from apache_beam.io.filesystem import FileMetadata
 
 from pipeline import sources
 from pipeline.sources import ReadLines
@@ -37,5 +38,5 @@ def test_each_line_comes_once_wherever_the_parts_meet(
 def test_a_compressed_file_is_one_part(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl.gz"
     path.write_bytes(gzip.compress(b"\n".join(LINES)))
-    (part,) = sources._parts(sources.FileMetadata(str(path), path.stat().st_size))
+    (part,) = sources._parts(FileMetadata(str(path), path.stat().st_size))
     assert read(path, part[1:]) == WANTED
