@@ -12,18 +12,23 @@ from pipeline.rebuild import Memories, planned_rebuild
 from pipeline.sinks import WriteNudges, WriteTable
 from pipeline.sources import ReadMessages
 from transforms.adherence import Adherence
-from transforms.coders import EventCoder
-from transforms.dead_letters import ToRow
+from transforms.chunks import EventChunk, EventChunkCoder
+from transforms.coders import DeadLetterCoder, EventCoder, NudgeCoder
+from transforms.dead_letters import DeadLetter, ToRow
 from transforms.deduplication import Deduplicated
 from transforms.events import KINDS, Event
+from transforms.policy import Nudge
 from transforms.projecting import NUDGES, REVIEWS, Projection
 from transforms.quality import Quality
 from transforms.rows import Row
 from transforms.tagging import tagged
-from transforms.validation import DEAD_LETTERS, OUTPUTS, Validate
+from transforms.validation import CHUNK_OUTPUTS, DEAD_LETTERS, EVENTS, OUTPUTS, Validate, ValidateChunk
 from transforms.work_queue import WorkQueue
 
 coders.registry.register_coder(Event, EventCoder)
+coders.registry.register_coder(EventChunk, EventChunkCoder)
+coders.registry.register_coder(Nudge, NudgeCoder)
+coders.registry.register_coder(DeadLetter, DeadLetterCoder)
 
 # In how many groups ids are remembered. A group is read whole when one of its ids is looked for, so it should
 # stay small (2**24 hold 5 ids each of a day at 1,000 events/s); on one machine, where a run is shorter,
@@ -41,8 +46,9 @@ def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
 
     messages = pipeline | "Read" >> ReadMessages(options)
 
-    valid = messages | "Validate" >> tagged(Validate(), OUTPUTS)
-    events = tuple(valid[kind] for kind in KINDS)
+    validate = tagged(ValidateChunk(), CHUNK_OUTPUTS) if bounded else tagged(Validate(), OUTPUTS)
+    valid = messages | "Validate" >> validate
+    events = (valid[EVENTS],) if bounded else tuple(valid[kind] for kind in KINDS)
 
     unique = events | "Deduplicate" >> Deduplicated(shards, bounded)
     sessions, reps, feedback, alerts, consents = (unique[kind] for kind in KINDS)

@@ -8,9 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+from apache_beam.coders import BytesCoder
 from apache_beam.io import WriteToPubSub, WriteToText
 from apache_beam.io.gcp.pubsub import PubsubMessage
-from apache_beam.transforms.window import GlobalWindow
+from apache_beam.transforms.window import GlobalWindow, GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -26,6 +27,7 @@ from transforms.telemetry import count, observe, observe_latency
 
 PUBLISH_TIMEOUT_SECONDS = 600
 WRITES_SIDE_BY_SIDE = 4
+LINES_AT_ONCE = 1000
 
 
 class WriteTable(beam.PTransform[Any, Any]):
@@ -41,11 +43,7 @@ class WriteTable(beam.PTransform[Any, Any]):
     def expand(self, rows: beam.PCollection[Row]) -> beam.PCollection[DeadLetter]:
         options, table = self._options, self._table
         if options.output_dir:
-            (
-                rows
-                | "Lines" >> beam.Map(_line)
-                | "Files" >> WriteToText(os.path.join(options.output_dir, table), ".jsonl")
-            )
+            rows | WriteLines(os.path.join(options.output_dir, table))
         if not options.dataset:
             return rows.pipeline | "None refused" >> beam.Create([])
         write = WriteBatch(options.dataset, table, self._last_resort)
@@ -122,8 +120,39 @@ class WriteBatch(beam.DoFn):
             yield DeadLetter(WRITE_REJECTED, f"Write {self._table}", error, message)
 
 
-def _line(written: Row | Nudge) -> str:
-    return written.body.decode()
+class WriteLines(beam.PTransform[Any, Any]):
+    """Row or Nudge → a line of `<prefix>*.jsonl`."""
+
+    def __init__(self, prefix: str) -> None:
+        """`prefix` is of any file system that Beam knows."""
+        super().__init__()
+        self._prefix = prefix
+
+    def expand(self, written: beam.PCollection[Any]) -> Any:
+        return (
+            written
+            | "Lines" >> beam.ParDo(_JoinLines()).with_output_types(bytes)
+            | "Files" >> WriteToText(self._prefix, ".jsonl", coder=BytesCoder())
+        )
+
+
+class _JoinLines(beam.DoFn):
+    """Many lines in one value: writing costs as much for one as for many."""
+
+    def start_bundle(self) -> None:
+        self._lines: list[bytes] = []
+
+    def process(self, written: Row | Nudge) -> Iterable[bytes]:
+        self._lines.append(written.body)
+        if len(self._lines) < LINES_AT_ONCE:
+            return ()
+        joined = b"\n".join(self._lines)
+        self.start_bundle()
+        return (joined,)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self._lines:
+            yield GlobalWindows.windowed_value(b"\n".join(self._lines))
 
 
 class WriteNudges(beam.PTransform[Any, Any]):
@@ -137,11 +166,7 @@ class WriteNudges(beam.PTransform[Any, Any]):
     def expand(self, nudges: beam.PCollection[Nudge]) -> None:
         options = self._options
         if options.output_dir:
-            (
-                nudges
-                | "Lines" >> beam.Map(_line)
-                | "Files" >> WriteToText(os.path.join(options.output_dir, "nudges"), ".jsonl")
-            )
+            nudges | WriteLines(os.path.join(options.output_dir, "nudges"))
         elif options.nudge_topic and runner_name(options).endswith("DirectRunner"):
             nudges | "Publish" >> beam.ParDo(PublishNudges(options.nudge_topic))
         elif options.nudge_topic:

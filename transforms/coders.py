@@ -1,8 +1,12 @@
-"""How events cross a shuffle: msgpack, several times cheaper than pickling."""
+"""How values cross a shuffle: msgpack, many times cheaper than pickling."""
 
-import msgpack
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NamedTuple, cast
+
+import msgspec
 from apache_beam import coders
 
+from transforms.dead_letters import DeadLetter
 from transforms.events import (
     REVIEW,
     AlertFact,
@@ -15,37 +19,116 @@ from transforms.events import (
     SessionFact,
 )
 from transforms.message import Message
+from transforms.policy import Nudge
 
-_FACT_TYPES: dict[str, type[Fact]] = {
-    "exercise_session": SessionFact,
-    "rep_observation": RepFact,
-    "feedback": FeedbackFact,
-    "alert": AlertFact,
-    "consent": ConsentFact,
-    REVIEW: ReviewFact,
+_encode = msgspec.msgpack.encode
+_VERSION = 1
+
+
+class SealedEvent(NamedTuple):
+    """An event whose fact and message are still encoded: enough to tell where it goes."""
+
+    event_id: str
+    kind: str
+    ts_us: int
+    patient_id: str
+    exercise_id: str
+    site_id: str | None
+    fact: msgspec.Raw
+    message: msgspec.Raw
+
+    def open(self) -> Event:
+        """The event."""
+        fact, message = _DECODE_FACT[self.kind](self.fact), _decode_message(self.message)
+        return Event(*self[:6], fact, message)
+
+
+_DECODE_FACT: dict[str, Callable[[msgspec.Raw], Fact]] = {
+    kind: msgspec.msgpack.Decoder(fact).decode
+    for kind, fact in {
+        "exercise_session": SessionFact,
+        "rep_observation": RepFact,
+        "feedback": FeedbackFact,
+        "alert": AlertFact,
+        "consent": ConsentFact,
+        REVIEW: ReviewFact,
+    }.items()
 }
+_decode_message = msgspec.msgpack.Decoder(Message).decode
+_decode_sealed = msgspec.msgpack.Decoder(SealedEvent).decode
+_decode_chunk = msgspec.msgpack.Decoder(list[SealedEvent]).decode
+
+
+AnyEvent = Event | SealedEvent
+
+
+def pack(events: Iterable[AnyEvent]) -> bytes:
+    """Several events: a version byte, by which a later release knows who wrote it, and msgpack."""
+    return _versioned(list(events))
+
+
+def unpack_sealed(packed: bytes) -> list[SealedEvent]:
+    """The events in `pack`'s bytes, still sealed; ValueError if a later version wrote them."""
+    return _decode_chunk(_unversioned(packed))
+
+
+def unpack(packed: bytes) -> list[Event]:
+    """The events in `pack`'s bytes; ValueError if a later version wrote them."""
+    return [sealed.open() for sealed in unpack_sealed(packed)]
 
 
 class EventCoder(coders.Coder):
-    """A version byte, so that a later release can read what an earlier one wrote, and msgpack."""
+    """One event, as `pack` does."""
 
-    VERSION = 1
+    VERSION = _VERSION
 
-    def encode(self, event: Event) -> bytes:
-        return bytes((self.VERSION,)) + bytes(msgpack.packb(event))
+    def encode(self, event: AnyEvent) -> bytes:
+        return _versioned(event)
 
     def decode(self, encoded: bytes) -> Event:
         """The event; ValueError if a later version wrote it."""
-        if encoded[0] > self.VERSION:
-            raise ValueError(f"EventCoder {self.VERSION} cannot read version {encoded[0]}")
-        event_id, kind, ts_us, patient_id, exercise_id, site_id, fact, message = msgpack.unpackb(
-            memoryview(encoded)[1:]
-        )
-        if kind == "rep_observation":
-            fact[2] = tuple(tuple(issue) for issue in fact[2])
-        fact = _FACT_TYPES[kind](*fact)
-        return Event(event_id, kind, ts_us, patient_id, exercise_id, site_id, fact, Message(*message))
+        return _decode_sealed(_unversioned(encoded)).open()
 
     def is_deterministic(self) -> bool:
         """Events are never keys."""
         return False
+
+
+class _PlainCoder[T](coders.Coder):
+    """Named tuples of plain values, which Beam would pickle."""
+
+    TYPE: ClassVar[type]
+
+    def encode(self, value: T) -> bytes:
+        return _encode(value)
+
+    def decode(self, encoded: bytes) -> T:
+        return cast(T, msgspec.msgpack.decode(encoded, type=self.TYPE))
+
+    def is_deterministic(self) -> bool:
+        """They are never keys."""
+        return False
+
+
+class NudgeCoder(_PlainCoder[Nudge]):
+    """One nudge."""
+
+    TYPE = Nudge
+
+
+class DeadLetterCoder(_PlainCoder[DeadLetter]):
+    """One dead letter."""
+
+    TYPE = DeadLetter
+
+
+def _versioned(value: Any) -> bytes:
+    return bytes((_VERSION,)) + _encode(value)
+
+
+def _unversioned(encoded: bytes) -> memoryview:
+    if encoded[0] > _VERSION:
+        raise ValueError(
+            f"This release reads events of version {_VERSION}: it cannot read version {encoded[0]}"
+        )
+    return memoryview(encoded)[1:]

@@ -46,8 +46,11 @@ class ConsentLog:
 
     def status_at(self, at_us: int) -> str:
         """The status of the newest decision in force at a time, `unknown` if there is none."""
-        index = bisect_right(self.decisions, at_us, key=lambda decision: decision.effective_us)
-        return self.decisions[index - 1].status_at(at_us) if index else "unknown"
+        # There are few, and the newest is mostly the one in force.
+        for decision in reversed(self.decisions):
+            if decision.effective_us <= at_us:
+                return decision.status_at(at_us)
+        return "unknown"
 
     def admits(self, at_us: int, mode: ConsentMode) -> bool:
         """Whether an event of that time may be used."""
@@ -65,8 +68,9 @@ class ConsentLog:
 
     def prune(self, horizon_us: int) -> None:
         """Forgets decisions that were superseded before the horizon."""
-        index = bisect_right(self.decisions, horizon_us, key=lambda decision: decision.effective_us)
-        del self.decisions[: max(0, index - 1)]
+        if len(self.decisions) > 1:
+            index = bisect_right(self.decisions, horizon_us, key=lambda decision: decision.effective_us)
+            del self.decisions[: max(0, index - 1)]
 
 
 def is_visible(status: str) -> bool:

@@ -2,16 +2,18 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
-import msgpack
+import msgspec
 from apache_beam.coders import BytesCoder
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
 
+from transforms.chunks import by_kind, element_type
+from transforms.coders import unpack, unpack_sealed
 from transforms.dead_letters import REPLAY_ATTRIBUTE, was_admitted
 from transforms.events import KINDS, Event
 from transforms.grouping import ByEventId, gather
@@ -22,6 +24,7 @@ REMEMBERED_SECONDS = 24 * 3600
 _CLEAN_UP_EVERY_SECONDS = 3600
 
 _VERSION = b"\x01"
+_decode = msgspec.msgpack.Decoder(dict[bytes, int]).decode
 
 
 class SeenIds:
@@ -34,11 +37,11 @@ class SeenIds:
     @classmethod
     def decode(cls, encoded: bytes | None) -> "SeenIds":
         """From `encode`'s bytes; of a new shard if there are none."""
-        return cls(msgpack.unpackb(encoded[1:], strict_map_key=False) if encoded else None)
+        return cls(_decode(memoryview(encoded)[1:]) if encoded else None)
 
     def encode(self) -> bytes:
         """A version byte and msgpack."""
-        return _VERSION + bytes(msgpack.packb(self.seen))
+        return _VERSION + msgspec.msgpack.encode(self.seen)
 
     def is_new(self, event_id: str, now: int) -> bool:
         """Whether the id is seen for the first time; it is remembered."""
@@ -75,47 +78,74 @@ class Deduplicated(beam.PTransform[Any, Any]):
     """(PCollection of Event, …) → each event id once, on the output named after the event's kind."""
 
     def __init__(self, shards: int, bounded: bool, clock: Callable[[], float] = time.time) -> None:
-        """`shards` is in how many groups ids are remembered."""
+        """`shards` is in how many groups ids are remembered: for 24 hours, in a `bounded` run for ever."""
         super().__init__()
         self._shards = shards
-        self._deduplicate = Deduplicate(bounded, clock)
+        self._bounded = bounded
+        self._clock = clock
 
     def expand(self, events: Any) -> Any:
-        return (
-            events
-            | "All kinds" >> beam.Flatten().with_output_types(Event)
-            | "Gather by event id" >> gather(ByEventId(self._shards), int)
-            | "Drop seen" >> tagged(self._deduplicate, dict.fromkeys(KINDS, Event))
-        )
+        element = element_type(self._bounded)
+        together = events[0]
+        # Not for one alone: a runner may write down, and read again, what it flattens.
+        if len(events) > 1:
+            together = events | "All kinds" >> beam.Flatten().with_output_types(element)
+        gathered = together | "Gather by event id" >> gather(ByEventId(self._shards), int)
+        outputs = dict.fromkeys(KINDS, element)
+        if self._bounded:
+            return gathered | "Group" >> beam.GroupByKey() | "Drop seen" >> tagged(DeduplicateAll(), outputs)
+        return gathered | "Drop seen" >> tagged(Deduplicate(self._clock), outputs)
+
+
+class DeduplicateAll(beam.DoFn):
+    """(shard, all its packed events) → an EventChunk of each kind: for a bounded run, without state."""
+
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
+        seen: set[str] = set()
+        for packed in element[1]:
+            events = unpack_sealed(packed)
+            unique = []
+            for event in events:
+                if event.event_id not in seen:
+                    seen.add(event.event_id)
+                    unique.append(event)
+            count_duplicates(len(events) - len(unique))
+            yield from by_kind(unique)
+
+
+def count_duplicates(number: int) -> None:
+    """Counts them, if there are any."""
+    if number:
+        count("event.duplicate", number)
 
 
 class Deduplicate(beam.DoFn):
-    """(shard, [Event, …]) → each new Event, on the output named after its kind."""
+    """(shard, packed events) → each new event, on the output named after its kind."""
 
     SEEN = ReadModifyWriteStateSpec("seen", BytesCoder())
     CLEAN_UP = TimerSpec("clean_up", TimeDomain.REAL_TIME)
 
-    def __init__(self, bounded: bool, clock: Callable[[], float] = time.time) -> None:
-        """In a `bounded` run ids are remembered for ever; `clock` gives seconds since the epoch."""
-        self._bounded = bounded
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """`clock` gives seconds since the epoch."""
         self._clock = clock
 
     def process(
         self,
-        element: tuple[int, list[Event]],
+        element: tuple[int, bytes],
         cell: Any = beam.DoFn.StateParam(SEEN),
         timer: Any = beam.DoFn.TimerParam(CLEAN_UP),
     ) -> Iterator[Any]:
-        shard, events = element
+        shard, events = element[0], unpack(element[1])
         now = int(self._clock())
         seen = SeenIds.decode(cell.read())
+        is_planned = bool(seen.seen)
         admitted = (seen.admit(event, now) for event in events)
         unique = [event for event in admitted if event]
-        if len(unique) < len(events):
-            count("event.duplicate", len(events) - len(unique))
+        count_duplicates(len(events) - len(unique))
         if unique:
             cell.write(seen.encode())
-            self._plan_clean_up(shard, now, timer)
+            if not is_planned:
+                self._plan_clean_up(shard, now, timer)
         for event in unique:
             yield TaggedOutput(event.kind, event)
 
@@ -137,8 +167,6 @@ class Deduplicate(beam.DoFn):
             cell.clear()
 
     def _plan_clean_up(self, shard: int, now: int, timer: Any) -> None:
-        if self._bounded:
-            return
         # A fixed moment of each hour, so that new arrivals do not put it off, and another one for each
         # shard, so that they do not all fire at once.
         offset = shard % _CLEAN_UP_EVERY_SECONDS

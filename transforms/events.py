@@ -19,7 +19,6 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -40,6 +39,8 @@ def _parse_timestamp(value: object) -> object:
     if isinstance(value, str) and _RFC3339.fullmatch(value):
         try:
             moment = datetime.fromisoformat(value.upper())
+            if moment.tzinfo is UTC:
+                return moment
             return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         except (ValueError, OverflowError):
             pass
@@ -248,9 +249,6 @@ EventModel = Annotated[
     ExerciseSession | RepObservation | Feedback | Alert | Consent,
     Field(discriminator="kind"),
 ]
-_EVENT_MODEL: TypeAdapter[ExerciseSession | RepObservation | Feedback | Alert | Consent] = TypeAdapter(
-    EventModel
-)
 
 
 class SessionFact(NamedTuple):
@@ -383,21 +381,23 @@ def parse_event(content: dict[str, Any], message: Message, now_us: int) -> Event
         reason = "unknown_kind" if isinstance(kind, str) else "invalid_schema"
         raise InvalidEventError(reason, [FieldError("kind", f"Input should be one of {', '.join(KINDS)}")])
     try:
-        model = _EVENT_MODEL.validate_python(content)
+        model = _VALIDATE[kind](content)
     except ValidationError as error:
         raise InvalidEventError("invalid_schema", _field_errors(error)) from None
     ts_us = message.first_publish_us if model.ts is None else to_micros(model.ts)
     event_id = model.event_id or content_id(content)
-    _check_times(model, ts_us, now_us)
+    latest_us = now_us + FUTURE_TOLERANCE_US
+    if not EARLIEST_US <= ts_us <= latest_us or kind == "exercise_session":
+        _check_times(model, ts_us, latest_us)
     return Event(
-        event_id=event_id,
-        kind=model.kind,
-        ts_us=ts_us,
-        patient_id=model.subject_id,
-        exercise_id=model.exercise_id or "",
-        site_id=model.meta.site_id if model.meta else None,
-        fact=_FACTS[model.kind](event_id, ts_us, model.body),
-        message=message,
+        event_id,
+        kind,
+        ts_us,
+        model.subject_id,
+        model.exercise_id or "",
+        model.meta.site_id if model.meta else None,
+        _FACTS[kind](event_id, ts_us, model.body),
+        message,
     )
 
 
@@ -411,16 +411,16 @@ def _field_path(detail: ErrorDetails) -> str:
     return ".".join(str(part) for part in loc) or "event"
 
 
-def _check_times(model: _Envelope, ts_us: int, now_us: int) -> None:
-    times = {"ts": ts_us}
+def _check_times(model: _Envelope, ts_us: int, latest_us: int) -> None:
+    times = [("ts", ts_us)]
     if isinstance(model, ExerciseSession):
         # A session is filed under the day it began, so a start that cannot be true would misplace it.
-        stated = {"body.start_time": model.body.start_time, "body.end_time": model.body.end_time}
-        times |= {field: to_micros(time) for field, time in stated.items() if time}
+        stated = (("body.start_time", model.body.start_time), ("body.end_time", model.body.end_time))
+        times += [(field, to_micros(time)) for field, time in stated if time]
     errors = [
         FieldError(field, "Input should be from 2000-01-01 to 5 minutes from now")
-        for field, time in times.items()
-        if not EARLIEST_US <= time <= now_us + FUTURE_TOLERANCE_US
+        for field, time_us in times
+        if not EARLIEST_US <= time_us <= latest_us
     ]
     if errors:
         raise InvalidEventError("timestamp_out_of_range", errors)
@@ -516,6 +516,14 @@ def _canonical_json(content: dict[str, Any]) -> bytes:
         ) from None
 
 
+# Each by itself: telling the kinds apart again would take longer than to validate.
+_VALIDATE: dict[str, Callable[[object], Any]] = {
+    "exercise_session": ExerciseSession.__pydantic_validator__.validate_python,
+    "rep_observation": RepObservation.__pydantic_validator__.validate_python,
+    "feedback": Feedback.__pydantic_validator__.validate_python,
+    "alert": Alert.__pydantic_validator__.validate_python,
+    "consent": Consent.__pydantic_validator__.validate_python,
+}
 _FACTS: dict[str, Callable[[str, int, Any], Fact]] = {
     "exercise_session": _session_fact,
     "rep_observation": _rep_fact,

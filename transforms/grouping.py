@@ -1,7 +1,7 @@
-"""Gathering events by key within a bundle: a stateful step then touches its state once for many."""
+"""Gathering events by key within a bundle: a keyed step is then handed many at once, packed."""
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -9,7 +9,8 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.events import Event
+from transforms.chunks import EventChunk, events_of
+from transforms.coders import AnyEvent, pack
 
 # A bounded run's bundle may hold a whole file: what is gathered must stay small whatever the bundle's size.
 MAX_GATHERED = 10_000
@@ -17,7 +18,7 @@ MAX_GATHERED = 10_000
 Key = str | int
 
 
-def by_patient(event: Event) -> str:
+def by_patient(event: AnyEvent) -> str:
     """The patient's id."""
     return event.patient_id
 
@@ -29,38 +30,50 @@ class ByEventId:
         """How many shards there are."""
         self._shards = shards
 
-    def __call__(self, event: Event) -> int:
+    def __call__(self, event: AnyEvent) -> int:
         """The event's shard."""
         return zlib.crc32(event.event_id.encode()) % self._shards
 
 
 class GatherByKey(beam.DoFn):
-    """Event → (key, [Event, …]), at most one per key and bundle while a bundle is small."""
+    """Event or EventChunk → (key, packed events), at most one per key and bundle while a bundle is small.
 
-    def __init__(self, key_of: Callable[[Event], Key]) -> None:
+    Packed here and not by a coder: a runner may decode and encode what it groups, and copies bytes.
+    """
+
+    def __init__(self, key_of: Callable[[AnyEvent], Key]) -> None:
         """`key_of` gives an event's key."""
         self._key_of = key_of
 
     def start_bundle(self) -> None:
-        self._gathered: dict[Key, list[Event]] = {}
+        self._gathered: dict[Key, list[AnyEvent]] = {}
         self._count = 0
         self._oldest: Timestamp = MAX_TIMESTAMP
 
     def process(
-        self, event: Event, timestamp: Any = beam.DoFn.TimestampParam
-    ) -> Iterator[tuple[Key, list[Event]]]:
-        self._gathered.setdefault(self._key_of(event), []).append(event)
-        self._count += 1
+        self, element: AnyEvent | EventChunk, timestamp: Any = beam.DoFn.TimestampParam
+    ) -> Iterable[tuple[Key, bytes]]:
+        key_of, gathered = self._key_of, self._gathered
+        events = events_of(element)
+        for event in events:
+            key = key_of(event)
+            if key in gathered:
+                gathered[key].append(event)
+            else:
+                gathered[key] = [event]
+        self._count += len(events)
         self._oldest = min(self._oldest, timestamp)
-        if self._count >= MAX_GATHERED:
-            yield from self._gathered.items()
-            self.start_bundle()
+        if self._count < MAX_GATHERED:
+            return ()
+        packed = [(key, pack(events)) for key, events in gathered.items()]
+        self.start_bundle()
+        return packed
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        for group in self._gathered.items():
-            yield WindowedValue(group, self._oldest, (GlobalWindow(),))
+        for key, events in self._gathered.items():
+            yield WindowedValue((key, pack(events)), self._oldest, (GlobalWindow(),))
 
 
-def gather[K: (str, int)](key_of: Callable[[Event], K], key_type: type[K]) -> Any:
+def gather[K: (str, int)](key_of: Callable[[AnyEvent], K], key_type: type[K]) -> Any:
     """The step that gathers by keys of that type."""
-    return beam.ParDo(GatherByKey(key_of)).with_output_types(tuple[key_type, list[Event]])  # type: ignore[valid-type]
+    return beam.ParDo(GatherByKey(key_of)).with_output_types(tuple[key_type, bytes])  # type: ignore[valid-type]

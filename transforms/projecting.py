@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -14,11 +14,22 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.utils.timestamp import Timestamp
 
+from transforms.chunks import EventChunk, element_type
+from transforms.coders import unpack
 from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, was_admitted
 from transforms.events import Event
 from transforms.grouping import by_patient, gather
 from transforms.policy import Nudge
-from transforms.projection import PROCESSED, Cause, Memory, Output, PatientState, Projector
+from transforms.projection import (
+    PROCESSED,
+    Cause,
+    Memory,
+    Output,
+    PatientState,
+    Projector,
+    consents_first,
+    in_periods,
+)
 from transforms.rebuilding import Rebuild, progress
 from transforms.rows import Row
 from transforms.tagging import tagged
@@ -49,22 +60,31 @@ class Projection(beam.PTransform[Any, Any]):
         """
         super().__init__()
         self._projector = projector
-        self._project = Project(projector, bounded, rebuild, memories, clock)
+        self._bounded = bounded
+        self._rebuild = rebuild
+        self._memories = memories
+        self._clock = clock
 
     def expand(self, events: Any) -> Any:
-        outputs = {NUDGES: Nudge, REVIEWS: Event, DEAD_LETTERS: DeadLetter} | dict.fromkeys(
+        element = element_type(self._bounded)
+        outputs = {NUDGES: Nudge, REVIEWS: element, DEAD_LETTERS: DeadLetter} | dict.fromkeys(
             self._projector.tables, Row
         )
-        return (
+        gathered = (
             events
-            | "Events" >> beam.Flatten().with_output_types(Event)
+            | "Events" >> beam.Flatten().with_output_types(element)
             | "Gather by patient" >> gather(by_patient, str)
-            | "Project" >> tagged(self._project, outputs)
         )
+        # What Beam does not know to end would be grouped at the end of time.
+        if self._bounded and gathered.is_bounded:
+            project: beam.DoFn = ProjectHistory(self._projector, self._clock)
+            return gathered | "Group" >> beam.GroupByKey() | "Project" >> tagged(project, outputs)
+        project = Project(self._projector, self._bounded, self._rebuild, self._memories, self._clock)
+        return gathered | "Project" >> tagged(project, outputs)
 
 
 class Project(beam.DoFn):
-    """(patient, [Event, …]) → rows on the output named after their table, NUDGES, REVIEWS, DEAD_LETTERS."""
+    """(patient, packed events) → rows on the outputs of their tables, NUDGES, REVIEWS, DEAD_LETTERS."""
 
     STATE = ReadModifyWriteStateSpec("state", BytesCoder())
     FAILED = ReadModifyWriteStateSpec("failed", BytesCoder())
@@ -92,18 +112,18 @@ class Project(beam.DoFn):
 
     def process(
         self,
-        element: tuple[str, list[Event]],
+        element: tuple[str, bytes],
         cell: Any = beam.DoFn.StateParam(STATE),
         failed: Any = beam.DoFn.StateParam(FAILED),
         wake_up: Any = beam.DoFn.TimerParam(WAKE),
         catch_up: Any = beam.DoFn.TimerParam(CATCH_UP),
     ) -> Iterator[Any]:
-        patient_id, events = element
+        patient_id, events = element[0], unpack(element[1])
         if any(was_admitted(event.message) for event in events):
             events = self._not_yet_projected(events, failed)
         if not events:
             return
-        events = sorted(events, key=_consents_first)
+        events = sorted(events, key=consents_first)
         cells = _Cells(cell, failed, wake_up, catch_up)
         try:
             outputs = self._advance(patient_id, events, cells)
@@ -132,37 +152,18 @@ class Project(beam.DoFn):
             return self._advance(patient_id, [event], cells)
         except Exception as error:
             cells.failed.write(msgpack.packb([*_unpacked(cells.failed.read()), event.event_id]))
-            # The type alone: an exception's text may quote what it stumbled over.
-            problem = f"event: {type(error).__name__} in the projection"
-            letter = DeadLetter(
-                PROJECTION_FAILED,
-                f"Project {self._projector.tables[0]}",
-                problem,
-                event.message,
-                event.event_id,
-                event.kind,
-            )
-            return [TaggedOutput(DEAD_LETTERS, letter)]
+            return [_failed(self._projector, event, error)]
 
     def _advance(self, patient_id: str, events: list[Event], cells: "_Cells") -> list[Any]:
         now_us = int(self._clock() * MICROS)
-        output = Output()
+        advance = _Advance()
         state = self._state(patient_id, cells.state)
-        outcomes: Counter[str] = Counter()
-        for event in events:
-            cause = Cause(patient_id, event.event_id, event.message.publish_us)
-            outcome = self._projector.apply(state, event, cause, now_us, output)
-            if event.kind in self._projector.counted_kinds:
-                outcomes[f"event.processed.{event.kind}" if outcome == PROCESSED else f"event.{outcome}"] += 1
-        oldest_us = min(event.message.publish_us for event in events)
-        cause = Cause(patient_id, events[-1].event_id, oldest_us)
-        self._project(state, cause, now_us, output)
+        cause = advance.take(self._projector, state, patient_id, events, now_us)
+        self._project(state, cause, now_us, advance.output)
         self._keep(state, now_us, cells.state, cells.wake_up)
         if state.held_until_us:
             cells.catch_up.set(Timestamp(micros=state.held_until_us))
-        for name, amount in outcomes.items():
-            count(name, amount)
-        return _tagged(output)
+        return advance.outputs()
 
     def _state(self, patient_id: str, cell: Any) -> PatientState:
         encoded = cell.read()
@@ -217,7 +218,7 @@ class Project(beam.DoFn):
             _LOGGER.error("%s failed at a timer (%s).", self._projector.tables[0], type(error).__name__)
             return []
         self._keep(state, now_us, cell, wake_up)
-        return _tagged(output)
+        return _Advance(output).outputs()
 
     def _keep(self, state: PatientState, now_us: int, cell: Any, wake_up: Any) -> None:
         if state.is_spent(now_us):
@@ -250,18 +251,91 @@ def _unpacked(ids: bytes | None) -> list[str]:
     return list(msgpack.unpackb(ids)) if ids else []
 
 
-def _consents_first(event: Event) -> tuple[bool, int, str]:
-    """Of events that arrive together, a consent is known before the events that it may withhold."""
-    return (event.kind != "consent", event.ts_us, event.event_id)
+class ProjectHistory(beam.DoFn):
+    """(patient, all packed events) → as `Project`: for a bounded run, without state and timers."""
+
+    def __init__(self, projector: Projector[Any], clock: Callable[[], float]) -> None:
+        """As `Projection`."""
+        self._projector = projector
+        self._clock = clock
+
+    def process(self, element: tuple[str, Iterable[bytes]]) -> Iterable[Any]:
+        patient_id, packs = element
+        events = [event for packed in packs for event in unpack(packed)]
+        now_us = int(self._clock() * MICROS)
+        try:
+            advance, state = _Advance(), self._projector.state_type()
+            for period in in_periods(events):
+                self._advance(advance, state, patient_id, period, now_us)
+        except Exception:
+            # One event must not take its neighbours down with it.
+            return self._each_alone(patient_id, events, now_us)
+        return advance.outputs(bounded=True)
+
+    def _advance(
+        self, advance: "_Advance", state: PatientState, patient_id: str, events: list[Event], now_us: int
+    ) -> None:
+        cause = advance.take(self._projector, state, patient_id, events, now_us)
+        self._projector.project(state, cause, now_us, advance.output)
+
+    def _each_alone(self, patient_id: str, events: list[Event], now_us: int) -> Iterator[Any]:
+        encoded = None
+        for event in (event for period in in_periods(events) for event in period):
+            advance, state = _Advance(), self._projector.state_type.decode(encoded)
+            try:
+                self._advance(advance, state, patient_id, [event], now_us)
+            except Exception as error:
+                yield _failed(self._projector, event, error)
+            else:
+                encoded = state.encode()
+                yield from advance.outputs(bounded=True)
 
 
-def _tagged(output: Output) -> list[Any]:
-    for table, _ in output.rows:
-        count(f"row.projected.{table}")
-    for nudge in output.nudges:
-        count(f"{nudge.attributes['kind']}.generated.{nudge.attributes['type']}", namespace=POLICY)
-    return [
-        *(TaggedOutput(table, row) for table, row in output.rows),
-        *(TaggedOutput(NUDGES, nudge) for nudge in output.nudges),
-        *(TaggedOutput(REVIEWS, event) for event in output.reviews),
-    ]
+def _failed(projector: Projector[Any], event: Event, error: Exception) -> Any:
+    # The type alone: an exception's text may quote what it stumbled over.
+    problem = f"event: {type(error).__name__} in the projection"
+    stage = f"Project {projector.tables[0]}"
+    letter = DeadLetter(PROJECTION_FAILED, stage, problem, event.message, event.event_id, event.kind)
+    return TaggedOutput(DEAD_LETTERS, letter)
+
+
+class _Advance:
+    """What events lead to, counted when it is certain."""
+
+    def __init__(self, output: Output | None = None) -> None:
+        self.output = output or Output()
+        self._counts: Counter[str] = Counter()
+
+    def take(
+        self,
+        projector: Projector[Any],
+        state: PatientState,
+        patient_id: str,
+        events: list[Event],
+        now_us: int,
+    ) -> Cause:
+        """Takes a patient's events in; gives the cause to project them with, together."""
+        apply, counted, counts = projector.apply, projector.counted_kinds, self._counts
+        for event in events:
+            cause = Cause(patient_id, event.event_id, event.message.publish_us)
+            outcome = apply(state, event, cause, now_us, self.output)
+            if event.kind in counted:
+                counts[f"event.processed.{event.kind}" if outcome == PROCESSED else f"event.{outcome}"] += 1
+        oldest_us = min(event.message.publish_us for event in events)
+        return Cause(patient_id, events[-1].event_id, oldest_us)
+
+    def outputs(self, bounded: bool = False) -> list[Any]:
+        """Counts everything; gives rows on the outputs of their tables, nudges and reviews on theirs."""
+        output, counts = self.output, self._counts
+        counts.update(f"row.projected.{table}" for table, _ in output.rows)
+        for name, number in counts.items():
+            count(name, number)
+        said = Counter((nudge.attributes["kind"], nudge.attributes["type"]) for nudge in output.nudges)
+        for (kind, nudge_type), number in said.items():
+            count(f"{kind}.generated.{nudge_type}", number, POLICY)
+        reviews = [EventChunk(output.reviews)] if bounded else output.reviews
+        return [
+            *(TaggedOutput(table, row) for table, row in output.rows),
+            *(TaggedOutput(NUDGES, nudge) for nudge in output.nudges),
+            *(TaggedOutput(REVIEWS, review) for review in reviews),
+        ]

@@ -2,10 +2,11 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self
 
-import msgpack
+import msgspec
 import orjson
 
 from transforms.consent import ConsentLog, ConsentMode, Decision, is_visible
@@ -62,6 +63,25 @@ class Memory(NamedTuple):
 
     decisions: tuple[Decision, ...] = ()
     reviews: tuple[KnownReview, ...] = ()
+
+
+def in_periods(events: Iterable[Event]) -> Iterator[list[Event]]:
+    """A patient's events in parts, in order of time, of which none spans more days than state covers.
+
+    So what is projected after each part misses nothing, however long the history is.
+    """
+    period: list[Event] = []
+    for event in sorted(events, key=lambda event: event.ts_us):
+        if period and event.ts_us - period[0].ts_us > STATE_DAYS * DAY_US:
+            yield sorted(period, key=consents_first)
+            period = []
+        period.append(event)
+    yield sorted(period, key=consents_first)
+
+
+def consents_first(event: Event) -> tuple[bool, int, str]:
+    """Of events that arrive together, a consent is known before the events that it may withhold."""
+    return (event.kind != "consent", event.ts_us, event.event_id)
 
 
 class Cause(NamedTuple):
@@ -125,7 +145,7 @@ class PatientState(ABC):
             self.rows,
             self.findings.to_plain(),
         ]
-        return bytes((self.VERSION,)) + bytes(msgpack.packb([common, self.own_to_plain()]))
+        return bytes((self.VERSION,)) + msgspec.msgpack.encode([common, self.own_to_plain()])
 
     @classmethod
     def decode(cls, encoded: bytes | None) -> Self:
@@ -134,7 +154,7 @@ class PatientState(ABC):
         if encoded:
             if encoded[0] > cls.VERSION:
                 raise ValueError(f"{cls.__name__} {cls.VERSION} cannot read version {encoded[0]}")
-            common, own = msgpack.unpackb(memoryview(encoded)[1:], strict_map_key=False, use_list=True)
+            common, own = msgspec.msgpack.decode(memoryview(encoded)[1:])
             state.newest_us, state.touched_us, state.held_until_us, site, decisions, rows, findings = common
             state.site = tuple(site) if site else None
             state.consents = ConsentLog([Decision(*decision) for decision in decisions])
@@ -158,10 +178,12 @@ class PatientState(ABC):
 
     def note(self, event: Event, now_us: int) -> None:
         """Takes in what every event says."""
-        self.newest_us = max(self.newest_us, event.ts_us)
+        ts_us = event.ts_us
+        if ts_us > self.newest_us:
+            self.newest_us = ts_us
         self.touched_us = now_us
-        if event.site_id is not None:
-            stated = (event.ts_us, event.event_id, event.site_id)
+        if event.site_id is not None and (self.site is None or ts_us >= self.site[0]):
+            stated = (ts_us, event.event_id, event.site_id)
             self.site = max(self.site, stated) if self.site else stated
 
     def forget_if_silent(self, now_us: int) -> Self:

@@ -1,6 +1,7 @@
 """Quality: how well a patient does each exercise, over the 7 days up to the newest repetition."""
 
 import hashlib
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -58,8 +59,10 @@ class DayStats:
 
     def add(self, ts_us: int, fact: RepFact) -> None:
         """Takes a repetition in."""
-        self.first_us = min(self.first_us, ts_us) if self.reps else ts_us
-        self.last_us = max(self.last_us, ts_us)
+        if ts_us < self.first_us or not self.reps:
+            self.first_us = ts_us
+        if ts_us > self.last_us:
+            self.last_us = ts_us
         self.reps += 1
         self.score_sum += round(fact.score * _SCORE_UNIT)
         self.critical += fact.score < CRITICAL_SCORE
@@ -227,8 +230,11 @@ class Quality(Projector[QualityState]):
     def _add_rep(state: QualityState, event: Event, fact: RepFact) -> None:
         day = day_of(event.ts_us)
         by_day = state.days.setdefault(event.exercise_id, {})
-        by_day.setdefault(day, DayStats()).add(event.ts_us, fact)
-        state.first_days[event.exercise_id] = min(day, state.first_days.get(event.exercise_id, day))
+        stats = by_day.get(day)
+        if stats is None:
+            stats = by_day[day] = DayStats()
+            state.first_days[event.exercise_id] = min(day, state.first_days.get(event.exercise_id, day))
+        stats.add(event.ts_us, fact)
 
     @staticmethod
     def _merge_session(state: QualityState, event: Event, fact: SessionFact, start_us: int) -> None:
@@ -325,6 +331,8 @@ class Quality(Projector[QualityState]):
         self, state: QualityState, event: Event, fact: RepFact, cause: Cause, now_us: int, output: Output
     ) -> None:
         for rule, data in self._feedback(fact):
+            if not self._may_say(state, "rep_quality" if rule == "rep_quality" else "form_correction", event):
+                continue
             finding = Finding(
                 rule=rule,
                 occasion=event.event_id,
@@ -335,8 +343,7 @@ class Quality(Projector[QualityState]):
                 data=data,
                 triggered_by=event.event_id,
             )
-            if self._may_say(state, "rep_quality" if rule == "rep_quality" else "form_correction", event):
-                self.say_at_once(state, finding, cause, now_us, output)
+            self.say_at_once(state, finding, cause, now_us, output)
 
     def _feedback(self, fact: RepFact) -> Iterator[tuple[str, dict[str, Any]]]:
         if fact.issues:
@@ -351,10 +358,10 @@ class Quality(Projector[QualityState]):
         """Whether the repeat limit lets feedback through, in the events' own time; if so it is used up."""
         limit_us = self.settings.policy.rep_feedback.repeat_seconds * MICROS
         said = state.said.setdefault(f"{feedback_type}/{event.exercise_id}", [])
-        if any(abs(event.ts_us - other) < limit_us for other in said):
+        index = bisect_left(said, event.ts_us)
+        if any(abs(event.ts_us - other) < limit_us for other in said[max(0, index - 1) : index + 1]):
             return False
-        said.append(event.ts_us)
-        said.sort()
+        said.insert(index, event.ts_us)
         del said[:-_SAID_KEPT]
         return True
 

@@ -8,18 +8,19 @@ HOUR_US = 60 * MINUTE_US
 DAY_US = 24 * HOUR_US
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
-_MICROSECOND = timedelta(microseconds=1)
 
 
 def to_micros(moment: datetime) -> int:
     """Microseconds since the epoch of an aware datetime; exact, where `timestamp()` rounds."""
-    return (moment - _EPOCH) // _MICROSECOND
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * MICROS + since.microseconds
 
 
 def to_rfc3339(micros: int) -> str:
     """RFC 3339 in UTC with a `Z`; fractions of a second only where there are some."""
-    return (_EPOCH + timedelta(microseconds=micros)).replace(tzinfo=None).isoformat() + "Z"
+    return (_NAIVE_EPOCH + timedelta(0, 0, micros)).isoformat() + "Z"
 
 
 def day_of(micros: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
+from transforms.chunks import EventChunk
 from transforms.dead_letters import DeadLetter
 from transforms.decoding import STAGE, decode
 from transforms.events import KINDS, Event, InvalidEventError, parse_event
@@ -15,7 +16,9 @@ from transforms.telemetry import count
 from transforms.times import MICROS
 
 DEAD_LETTERS = "dead_letters"
+EVENTS = "events"
 OUTPUTS: dict[str, type] = {DEAD_LETTERS: DeadLetter} | dict.fromkeys(KINDS, Event)
+CHUNK_OUTPUTS: dict[str, type] = {DEAD_LETTERS: DeadLetter, EVENTS: EventChunk}
 
 
 def validate(message: Message, now_us: int) -> Iterator[Event | DeadLetter]:
@@ -50,8 +53,32 @@ class Validate(beam.DoFn):
         """Validates each event in the message."""
         for outcome in validate(message, int(self._clock() * MICROS)):
             if isinstance(outcome, DeadLetter):
-                if outcome.reason == "unknown_kind":
-                    count("event.unknown")
-                yield TaggedOutput(DEAD_LETTERS, outcome)
+                yield _refused(outcome)
             else:
                 yield TaggedOutput(outcome.kind, outcome)
+
+
+class ValidateChunk(beam.DoFn):
+    """Messages → an EventChunk of all kinds on `EVENTS`, and each DeadLetter on `DEAD_LETTERS`."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        """As `Validate`."""
+        self._clock = clock
+
+    def process(self, messages: list[Message]) -> Iterator[Any]:
+        """Validates each event in the messages."""
+        now_us = int(self._clock() * MICROS)
+        events = EventChunk()
+        for message in messages:
+            for outcome in validate(message, now_us):
+                if isinstance(outcome, DeadLetter):
+                    yield _refused(outcome)
+                else:
+                    events.append(outcome)
+        yield TaggedOutput(EVENTS, events)
+
+
+def _refused(letter: DeadLetter) -> Any:
+    if letter.reason == "unknown_kind":
+        count("event.unknown")
+    return TaggedOutput(DEAD_LETTERS, letter)

@@ -20,6 +20,7 @@ from apache_beam.runners.pipeline_context import PipelineContext
 from pipeline.graph import SHARDS
 from tests.strategies import WINDOW_END, random_arrivals
 from transforms.adherence import Adherence
+from transforms.coders import AnyEvent
 from transforms.deduplication import Deduplicate
 from transforms.events import Event, parse_event
 from transforms.grouping import ByEventId, GatherByKey, by_patient
@@ -143,6 +144,13 @@ class Cell:
         self.value = None
 
 
+class NoTimer:
+    """A timer that never fires, in place of the runner's."""
+
+    def set(self, timestamp: Any) -> None:
+        pass
+
+
 class Outcome(NamedTuple):
     """What a step gives for an element, by the output's name."""
 
@@ -158,7 +166,7 @@ def run_step(step: str, element: Any, state: bytes | None) -> Outcome:
     """Has a step with state process an element."""
     cell = Cell(state)
     if step == DEDUPLICATION:
-        outputs = Deduplicate(bounded=True, clock=_clock).process(element, cell, None)
+        outputs = Deduplicate(clock=_clock).process(element, cell, NoTimer())
     else:
         project = Project(
             PROJECTORS[step][0](Settings()), bounded=True, rebuild=None, memories=dict, clock=_clock
@@ -180,7 +188,7 @@ def ids_of(outcome: Outcome) -> list[str]:
     return [event.event_id for _, event in outcome.outputs]
 
 
-def gathered(key_of: Callable[[Event], Any], events: Iterable[Event]) -> dict[Any, Any]:
+def gathered(key_of: Callable[[AnyEvent], Any], events: Iterable[Event]) -> dict[Any, Any]:
     """The elements that events make on their way to a step with state, by key."""
     gather = GatherByKey(key_of)
     gather.start_bundle()

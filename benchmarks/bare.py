@@ -1,0 +1,93 @@
+"""The limit: this project's own rules in a plain loop, without Beam.
+
+The same work as the bounded pipeline does, from the same file to the same files: validate, drop
+duplicates, route by kind, project each patient, write rows and nudges as JSON lines.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from transforms.adherence import Adherence
+from transforms.dead_letters import DeadLetter, dead_letter_row
+from transforms.events import Event
+from transforms.message import Message
+from transforms.projection import Cause, Output, Projector, Settings, in_periods
+from transforms.quality import Quality
+from transforms.times import MICROS
+from transforms.validation import validate
+from transforms.work_queue import WorkQueue
+
+_CHUNK_BYTES = 1024 * 1024
+_BATCH_ROWS = 100
+
+_RECEIVES = {
+    Adherence: {"exercise_session", "consent"},
+    Quality: {"exercise_session", "rep_observation", "consent"},
+    WorkQueue: {"alert", "feedback", "consent", "review"},
+}
+
+
+def run(events_file: Path, output_dir: Path, settings: Settings) -> Counter[str]:
+    """Runs over the file and writes `<table>.jsonl` and `nudges.jsonl`; gives the count of each outcome."""
+    output_dir.mkdir(parents=True)
+    account: Counter[str] = Counter()
+    events, letters = _validated(events_file)
+    unique = list({event.event_id: event for event in reversed(events)}.values())[::-1]
+    account["duplicate"] = len(events) - len(unique)
+    account["dead_letter"] = len(letters)
+    output = Output()
+    for projector in (Adherence(settings), Quality(settings), WorkQueue(settings)):
+        received = (event for event in [*unique, *output.reviews] if event.kind in _RECEIVES[type(projector)])
+        if isinstance(projector, WorkQueue):
+            output.reviews = []
+        _project(projector, received, output, account)
+    now_us = int(time.time() * MICROS)
+    rows = [*output.rows, *(("dead_letters", dead_letter_row(letter, now_us, "bare")) for letter in letters)]
+    bodies: dict[str, list[bytes]] = {"nudges": [nudge.body for nudge in output.nudges]}
+    for table, row in rows:
+        bodies.setdefault(table, []).append(row.body)
+    for name, lines in bodies.items():
+        _write(output_dir / f"{name}.jsonl", lines)
+    return account
+
+
+def _validated(path: Path) -> tuple[list[Event], list[DeadLetter]]:
+    events: list[Event] = []
+    letters: list[DeadLetter] = []
+    with path.open("rb") as file:
+        while lines := file.readlines(_CHUNK_BYTES):
+            now_us = int(time.time() * MICROS)
+            for line in lines:
+                for outcome in validate(Message(line.rstrip(b"\r\n"), {}, str(path), "", now_us), now_us):
+                    if isinstance(outcome, DeadLetter):
+                        letters.append(outcome)
+                    else:
+                        events.append(outcome)
+    return events, letters
+
+
+def _project(
+    projector: Projector[Any], events: Iterable[Event], output: Output, account: Counter[str]
+) -> None:
+    by_patient: dict[str, list[Event]] = {}
+    for event in events:
+        by_patient.setdefault(event.patient_id, []).append(event)
+    for patient_id, members in by_patient.items():
+        state, now_us = projector.state_type(), int(time.time() * MICROS)
+        for period in in_periods(members):
+            for event in period:
+                cause = Cause(patient_id, event.event_id, event.message.publish_us)
+                outcome = projector.apply(state, event, cause, now_us, output)
+                if event.kind in projector.counted_kinds:
+                    account[outcome] += 1
+            oldest_us = min(event.message.publish_us for event in period)
+            projector.project(state, Cause(patient_id, period[-1].event_id, oldest_us), now_us, output)
+
+
+def _write(path: Path, bodies: list[bytes]) -> None:
+    with path.open("wb") as file:
+        for start in range(0, len(bodies), _BATCH_ROWS):
+            file.write(b"\n".join(bodies[start : start + _BATCH_ROWS]) + b"\n")

@@ -1,0 +1,161 @@
+"""The streaming graph in the SDK harness, as a streaming runner's worker would execute it.
+
+The graph is built as for a stream: one Pub/Sub message an element, with attributes, nothing chunked by
+the source, keyed state and timers, batches of rows. Three things are replaced: the read (by messages in
+memory), what leaves by HTTP (by encoding it), and the processing-time timers, which the harness sets and the
+runner forgets, because here nothing but waiting would let them fire.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import orjson
+from apache_beam.io.gcp import pubsub
+from apache_beam.pipeline import PTransformOverride
+from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.runners.portability.fn_api_runner import worker_handlers
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineResult
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.pubsub_v1.types import PubsubMessage
+
+from pipeline.graph import build
+from pipeline.options import parse_options
+from pipeline.sinks import WriteBatch
+from transforms import grouping
+from transforms.batching import newest_versions
+from transforms.rows import Row
+
+# What a worker gathers at most: a bundle of a second at the rate that the original was made for. The runner
+# would make one bundle of everything.
+_BUNDLE = 1000
+
+# As everywhere else. The FnApiRunner alone has a cache of states, and measures the size of each state for it,
+# which takes most of a run's time.
+worker_handlers.STATE_CACHE_SIZE_MB = 0
+
+# The harness runs in this process.
+_MESSAGES: list[bytes] = []
+_WRITTEN: dict[str, list[bytes]] = {}
+
+
+def load(events_file: Path) -> None:
+    """Makes the messages of a file's lines, encoded as a runner hands them to the SDK."""
+    _MESSAGES.clear()
+    published = Timestamp()
+    published.GetCurrentTime()
+    for number, line in enumerate(events_file.read_bytes().splitlines()):
+        try:
+            content = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            content = None
+        names = ("event_id", "kind") if isinstance(content, dict) else ()
+        message = PubsubMessage.pb()(
+            data=line,
+            attributes={name: str(content[name]) for name in names if name in content},
+            message_id=str(number),
+            publish_time=published,
+        )
+        _MESSAGES.append(message.SerializeToString())
+
+
+def run() -> PipelineResult:
+    """Runs the graph over the loaded messages."""
+    _WRITTEN.clear()
+    grouping.MAX_GATHERED = _BUNDLE
+    project = "projects/rehab-local"
+    options = parse_options(
+        [
+            "--runner=FnApiRunner",
+            f"--primary_subscription={project}/subscriptions/rehab-primary",
+            f"--nudge_topic={project}/topics/rehab-nudges",
+            "--dataset=rehab-local.rehab_tracking",
+            "--nudge_max_age_hours=0",
+        ]
+    )
+    pipeline = beam.Pipeline(runner=_Harness(), options=options)
+    build(pipeline, options)
+    pipeline.replace_all(
+        [
+            _Replace(lambda t: isinstance(getattr(t, "source", None), pubsub._PubSubSource), _Read),
+            _Replace(lambda t: isinstance(getattr(t, "fn", None), pubsub._PubSubWriteDoFn), _publish),
+            _Replace(lambda t: isinstance(getattr(t, "fn", None), WriteBatch), _write),
+        ]
+    )
+    result = pipeline.run()
+    result.wait_until_finish()
+    return result
+
+
+def written() -> dict[str, list[bytes]]:
+    """What came out: the rows' bodies by table, and the nudges'."""
+    nudges = [PubsubMessage.pb().FromString(message).data for message in _WRITTEN["nudges"]]
+    return _WRITTEN | {"nudges": nudges}
+
+
+class _Harness(FnApiRunner):
+    @staticmethod
+    def _collect_written_timers(bundle: Any) -> Any:
+        families = [
+            family
+            for family, (_, domain) in bundle.stage_timer_outputs.items()
+            if domain == beam_runner_api_pb2.TimeDomain.PROCESSING_TIME
+        ]
+        held, written = FnApiRunner._collect_written_timers(bundle)
+        for family in families:
+            held.pop(family, None)
+            written.pop(family, None)
+        return held, written
+
+
+class _Replace(PTransformOverride):
+    def __init__(self, matches: Callable[[Any], bool], replacement: Callable[[Any], Any]) -> None:
+        self._matches = matches
+        self._replacement = replacement
+
+    def matches(self, applied_ptransform: Any) -> bool:
+        return self._matches(applied_ptransform.transform)
+
+    def get_replacement_transform_for_applied_ptransform(self, applied_ptransform: Any) -> Any:
+        return self._replacement(applied_ptransform.transform)
+
+
+class _Read(beam.PTransform[Any, Any]):
+    def __init__(self, _replaced: Any) -> None:
+        super().__init__()
+
+    def expand(self, begin: Any) -> Any:
+        return begin | beam.Impulse() | beam.ParDo(_Messages()).with_output_types(bytes)
+
+
+class _Messages(beam.DoFn):
+    def process(self, _impulse: bytes) -> list[bytes]:
+        return _MESSAGES
+
+
+def _publish(_replaced: Any) -> Any:
+    return beam.ParDo(_Publish())
+
+
+def _write(replaced: Any) -> Any:
+    return beam.ParDo(_Write(replaced.fn._table)).with_output_types(Any)
+
+
+class _Publish(beam.DoFn):
+    def process(self, message: Any) -> None:
+        _WRITTEN.setdefault("nudges", []).append(message)
+
+
+class _Write(beam.DoFn):
+    """Encodes the body of the request that WriteBatch would make."""
+
+    def __init__(self, table: str) -> None:
+        self._table = table
+
+    def process(self, batch: tuple[int, Iterable[tuple[Any, ...]]]) -> Iterator[Any]:
+        rows = newest_versions(Row(*row) for row in batch[1])
+        orjson.dumps({"rows": [{"insertId": row.key, "json": orjson.Fragment(row.body)} for row in rows]})
+        _WRITTEN.setdefault(self._table, []).extend(row.body for row in rows)
+        yield from ()

@@ -1,0 +1,141 @@
+"""How many events a second: `python -m benchmarks.throughput --help`.
+
+Measures, in alternation and each in a process of its own: the rules in a plain loop (`bare`, the limit), the
+bounded pipeline on the DirectRunner in one process and on all cores, and the graph of the stream in the SDK
+harness. A start-up (the same run over a single event) is measured apart and taken off.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib as mpl
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.workload import events_file
+
+RESULTS = Path(__file__).with_name("results")
+
+Run = dict[str, Any]
+
+
+def measure(way: str, events: Path, workers: int) -> Run:
+    """One measurement in a new process."""
+    command = [sys.executable, "-m", "benchmarks.measure", way, str(events), str(workers)]
+    finished = subprocess.run(command, check=False, capture_output=True, text=True)
+    if finished.returncode:
+        raise RuntimeError(f"{way} failed:\n{finished.stderr[-4000:]}")
+    measured: Run = json.loads(finished.stdout)
+    return measured
+
+
+def rates(run: Run, events: int) -> tuple[float, float]:
+    """Events per second and per CPU-second, without the start-up."""
+    spent = [run["run"][name] - run["start"][name] for name in ("seconds", "cpu_seconds")]
+    return events / spent[0], events / spent[1]
+
+
+def summarize(runs: dict[str, list[Run]], events: int) -> dict[str, Any]:
+    """The medians of each way's runs, and the ratio to the bare loop beside them."""
+    summary: dict[str, Any] = {}
+    for way, measured in runs.items():
+        per_second, per_cpu_second = zip(*(rates(run, events) for run in measured), strict=True)
+        ratios = [
+            own / rates(bare, events)[1] for own, bare in zip(per_cpu_second, runs["bare"], strict=True)
+        ]
+        summary[way] = {
+            "events_per_second": round(median(per_second)),
+            "events_per_cpu_second": round(median(per_cpu_second)),
+            "ratio_to_bare": round(median(ratios), 3),
+            "ratios": [round(ratio, 3) for ratio in ratios],
+            "start_seconds": round(median(run["start"]["seconds"] for run in measured), 2),
+            "peak_mib": max(run["peak_mib"] for run in measured),
+        }
+    return summary
+
+
+def machine() -> dict[str, Any]:
+    """What ran it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
+    return {"cores": os.cpu_count(), "cpu": model, "python": platform.python_version()}
+
+
+def differing(runs: dict[str, list[Run]]) -> list[str]:
+    """The bounded ways and tables whose newest rows are not those of the bare loop."""
+    wanted = runs["bare"][0]["results"]
+    return [
+        f"{way}: {table}"
+        for way, measured in runs.items()
+        if way != "streaming"
+        for table in wanted
+        if any(run["results"][table] != wanted[table] for run in measured)
+    ]
+
+
+def plot(summary: dict[str, Any], title: str, path: Path) -> None:
+    """A bar for each way: events per CPU-second."""
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 3), layout="constrained")
+    bars = axes.barh(list(summary), [way["events_per_cpu_second"] for way in summary.values()])
+    axes.bar_label(bars, fmt="{:,.0f}", padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set_xlabel("events per CPU-second")
+    axes.set_title(title)
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def show(summary: dict[str, Any]) -> None:
+    """Prints the table."""
+    table = Table("way", *("events/s", "events/CPU-s", "of bare", "start s", "peak MiB"), box=None)
+    for way, of in summary.items():
+        numbers = (f"{of[name]:,}" for name in ("events_per_second", "events_per_cpu_second"))
+        rest = (f"{of['ratio_to_bare']:.2f}", f"{of['start_seconds']:.1f}", f"{of['peak_mib']:,}")
+        table.add_row(way, *numbers, *rest)
+    Console().print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 1 if a way's results are not those of the bare loop."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
+    parser.add_argument("--events", type=int, default=100_000, help="How many events (default 100000).")
+    parser.add_argument("--patients", type=int, default=1000, help="Of how many patients (default 1000).")
+    parser.add_argument("--runs", type=int, default=3, help="How often each way is measured (default 3).")
+    parser.add_argument("--seed", type=int, default=1, help="Equal seeds give equal events (default 1).")
+    parser.add_argument("--ways", nargs="+", help="Besides the bare loop (default: all).")
+    options = parser.parse_args(arguments)
+    cores = os.cpu_count() or 1
+    ways = {"bounded": 1, f"bounded, {cores} processes": cores, "streaming": 1}
+    ways = {"bare": 1} | {way: n for way, n in ways.items() if way in (options.ways or ways)}
+    events = events_file(options.events, options.patients, options.seed)
+    runs: dict[str, list[Run]] = {way: [] for way in ways}
+    for _ in range(options.runs):
+        for way, workers in ways.items():
+            runs[way].append(measure(way.partition(",")[0], events, workers))
+    count = sum(runs["bare"][0]["account"].values())
+    summary = summarize(runs, count)
+    show(summary)
+    title = f"{count:,} events of {options.patients:,} patients, {cores} cores"
+    RESULTS.mkdir(exist_ok=True)
+    plot(summary, title, RESULTS / "throughput.svg")
+    report = {"events": count, "patients": options.patients, "machine": machine(), "ways": summary}
+    (RESULTS / "throughput.json").write_text(json.dumps(report, indent=1) + "\n")
+    for difference in differing(runs):
+        print(f"Not the results of the bare loop: {difference}", file=sys.stderr)
+    return 1 if differing(runs) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Chunks: in a bounded run an element is several events, so that a step's overhead is paid once for many."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from apache_beam import coders
+from apache_beam.pvalue import TaggedOutput
+
+from transforms.coders import AnyEvent, pack, unpack_sealed
+from transforms.events import Event
+
+
+class EventChunk(list[AnyEvent]):
+    """Several events."""
+
+
+class EventChunkCoder(coders.Coder):
+    """A chunk as one value."""
+
+    def encode(self, chunk: EventChunk) -> bytes:
+        return pack(chunk)
+
+    def decode(self, encoded: bytes) -> EventChunk:
+        return EventChunk(unpack_sealed(encoded))
+
+    def is_deterministic(self) -> bool:
+        """Chunks are never keys."""
+        return False
+
+
+def element_type(bounded: bool) -> type:
+    """What an element of a collection of events is."""
+    return EventChunk if bounded else Event
+
+
+def events_of(element: AnyEvent | EventChunk) -> Sequence[AnyEvent]:
+    """The events in an element."""
+    return element if isinstance(element, EventChunk) else (element,)
+
+
+def by_kind(events: Iterable[AnyEvent]) -> Iterator[Any]:
+    """A chunk of each kind, for the output that is named after it."""
+    chunks: dict[str, EventChunk] = {}
+    for event in events:
+        if event.kind in chunks:
+            chunks[event.kind].append(event)
+        else:
+            chunks[event.kind] = EventChunk((event,))
+    for kind, chunk in chunks.items():
+        yield TaggedOutput(kind, chunk)
