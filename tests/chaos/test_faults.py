@@ -9,6 +9,7 @@ import grpc
 import orjson
 import pytest
 from google.cloud.pubsub_v1.subscriber.message import Message
+from google.cloud.pubsub_v1.types import FlowControl
 
 from pipeline import bigquery as writing
 from pipeline.bigquery import TableWriter
@@ -272,7 +273,9 @@ def test_a_stream_gets_everything_though_the_server_misbehaves(
         publisher().create_topic(name=TOPIC)
         subscriber().create_subscription(name=SUBSCRIPTION, topic=TOPIC, ack_deadline_seconds=10)
         running.misbehaviour.armed = True
-        stream = subscriber().subscribe(SUBSCRIPTION, take)
+        # By itself the client asks for a minute: so long would what is lost on the way be missing.
+        lease = FlowControl(max_duration_per_lease_extension=10)
+        stream = subscriber().subscribe(SUBSCRIPTION, take, flow_control=lease)
         publish(*sent)
         assert done.wait(WAIT_SECONDS), len(seen)
         stream.cancel()
