@@ -4,19 +4,32 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.integration import contract_checks
-from tests.integration.api import Api, token
+from tests.integration.api import Api, bearer, eventually, token
+from tests.integration.streaming import Job
 
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_nothing_is_found_against_the_document(api: Api, tmp_path: Path) -> None:
+def test_nothing_is_found_against_the_document(
+    serve: Callable[..., Api], start: Callable[..., Job], tmp_path: Path
+) -> None:
+    # With a job, because a pipeline that is down answers 503.
+    api = serve(REHAB_METRICS_FILE=str(start().metrics_path))
+    everything = token(scope="events:write status:read")
+
+    def job_is_up() -> None:
+        status = api.client.get("/api/v1/broadway/status", headers=bearer(everything))
+        assert status.status_code == 200, status.text
+
+    eventually(job_is_up)
     found = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{api.url}/openapi.json"),
-            *("--header", f"Authorization: Bearer {token(scope='events:write status:read')}", "--no-color"),
+            *("--header", f"Authorization: Bearer {everything}", "--no-color"),
             *("--phases", "examples,coverage,fuzzing", "--max-examples", "30"),
             *("--seed", "1", "--generation-deterministic", "--continue-on-failure"),
             *("--exclude-checks", "positive_data_acceptance"),
