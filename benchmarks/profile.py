@@ -1,4 +1,4 @@
-"""Where the time goes: `python -m benchmarks.profile WAY`, by step of the graph and by function."""
+"""Where the time goes: `python -m benchmarks.profile WAY`, by module and by function."""
 
 import argparse
 import cProfile
