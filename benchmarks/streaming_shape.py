@@ -1,14 +1,15 @@
 """The streaming graph in the SDK harness, as a streaming runner's worker would execute it.
 
 The graph is built as for a stream: one Pub/Sub message an element, with attributes, nothing chunked by
-the source, keyed state and timers, batches of rows. Three things are replaced: the read (by messages in
-memory), what leaves by HTTP (by encoding it), and the processing-time timers, which the harness sets and the
-runner forgets, because here nothing but waiting would let them fire.
+the source, keyed state and timers, batches of rows. Four things are replaced: the read (by messages in
+memory), what leaves by HTTP (by encoding it), what is known of patients (nothing), and the processing-time
+timers, which the harness sets and the runner forgets, because here nothing but waiting would let them fire.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import apache_beam as beam
 import orjson
@@ -21,7 +22,7 @@ from apache_beam.runners.runner import PipelineResult
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.pubsub_v1.types import PubsubMessage
 
-from pipeline.graph import build
+from pipeline import graph
 from pipeline.options import parse_options
 from pipeline.sinks import WriteBatch
 from transforms import grouping
@@ -76,7 +77,8 @@ def run() -> PipelineResult:
         ]
     )
     pipeline = beam.Pipeline(runner=_Harness(), options=options)
-    build(pipeline, options)
+    with patch.object(graph, "Memories", lambda *_: dict):
+        graph.build(pipeline, options)
     pipeline.replace_all(
         [
             _Replace(lambda t: isinstance(getattr(t, "source", None), pubsub._PubSubSource), _Read),
