@@ -12,10 +12,11 @@ from typing import Any
 
 from transforms.adherence import Adherence
 from transforms.dead_letters import DeadLetter, dead_letter_row
-from transforms.events import Event
+from transforms.events import REVIEW, Event
 from transforms.message import Message
 from transforms.projection import Cause, Output, Projector, Settings, in_periods
 from transforms.quality import Quality
+from transforms.routing import ROUTES
 from transforms.times import MICROS
 from transforms.validation import validate
 from transforms.work_queue import WorkQueue
@@ -24,9 +25,9 @@ _CHUNK_BYTES = 1024 * 1024
 _BATCH_ROWS = 100
 
 _RECEIVES = {
-    Adherence: {"exercise_session", "consent"},
-    Quality: {"exercise_session", "rep_observation", "consent"},
-    WorkQueue: {"alert", "feedback", "consent", "review"},
+    Adherence: {*ROUTES["adherence"]},
+    Quality: {*ROUTES["quality"]},
+    WorkQueue: {*ROUTES["work_queue"], REVIEW},
 }
 
 

@@ -13,10 +13,11 @@ from pipeline.sinks import WriteNudges, WriteTable
 from pipeline.sources import ReadMessages
 from transforms.adherence import Adherence
 from transforms.chunks import EventChunk, EventChunkCoder
-from transforms.coders import DeadLetterCoder, EventCoder, NudgeCoder
+from transforms.coders import DeadLetterCoder, EventCoder, MessageCoder, NudgeCoder
 from transforms.dead_letters import DeadLetter, ToRow
 from transforms.deduplication import Deduplicated
 from transforms.events import KINDS, Event
+from transforms.message import Message
 from transforms.policy import Nudge
 from transforms.projecting import NUDGES, REVIEWS, Projection
 from transforms.quality import Quality
@@ -25,6 +26,7 @@ from transforms.tagging import tagged
 from transforms.validation import CHUNK_OUTPUTS, DEAD_LETTERS, EVENTS, OUTPUTS, Validate, ValidateChunk
 from transforms.work_queue import WorkQueue
 
+coders.registry.register_coder(Message, MessageCoder)
 coders.registry.register_coder(Event, EventCoder)
 coders.registry.register_coder(EventChunk, EventChunkCoder)
 coders.registry.register_coder(Nudge, NudgeCoder)
@@ -51,21 +53,17 @@ def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
     events = (valid[EVENTS],) if bounded else tuple(valid[kind] for kind in KINDS)
 
     unique = events | "Deduplicate" >> Deduplicated(shards, bounded)
-    sessions, reps, feedback, alerts, consents = (unique[kind] for kind in KINDS)
 
-    adherence = (sessions, consents) | "Adherence" >> Projection(
+    adherence = (unique.adherence,) | "Adherence" >> Projection(
         Adherence(settings), bounded, rebuild, memories
     )
-    quality = (sessions, reps, consents) | "Quality" >> Projection(
-        Quality(settings), bounded, rebuild, memories
-    )
+    quality = (unique.quality,) | "Quality" >> Projection(Quality(settings), bounded, rebuild, memories)
     findings = (adherence[REVIEWS], quality[REVIEWS])
-    work_queue = (alerts, feedback, consents, *findings) | "Work queue" >> Projection(
+    work_queue = (unique.work_queue, *findings) | "Work queue" >> Projection(
         WorkQueue(settings), bounded, rebuild and rebuild.after_findings(), memories
     )
 
-    nudges = (adherence[NUDGES], quality[NUDGES], work_queue[NUDGES]) | "Nudges" >> beam.Flatten()
-    nudges | "Write nudges" >> WriteNudges(options)
+    (adherence[NUDGES], quality[NUDGES], work_queue[NUDGES]) | "Write nudges" >> WriteNudges(options)
 
     refused = [
         adherence.adherence | "Write adherence" >> WriteTable("adherence", options),

@@ -23,6 +23,7 @@ from transforms.dead_letters import WRITE_REJECTED, DeadLetter
 from transforms.message import Message
 from transforms.policy import Nudge
 from transforms.rows import Row
+from transforms.tagging import together
 from transforms.telemetry import count, observe, observe_latency
 
 PUBLISH_TIMEOUT_SECONDS = 600
@@ -43,7 +44,7 @@ class WriteTable(beam.PTransform[Any, Any]):
     def expand(self, rows: beam.PCollection[Row]) -> beam.PCollection[DeadLetter]:
         options, table = self._options, self._table
         if options.output_dir:
-            rows | WriteLines(os.path.join(options.output_dir, table))
+            (rows,) | WriteLines(os.path.join(options.output_dir, table))
         if not options.dataset:
             return rows.pipeline | "None refused" >> beam.Create([])
         write = WriteBatch(options.dataset, table, self._last_resort)
@@ -121,19 +122,19 @@ class WriteBatch(beam.DoFn):
 
 
 class WriteLines(beam.PTransform[Any, Any]):
-    """Row or Nudge → a line of `<prefix>*.jsonl`."""
+    """(PCollection of Row or Nudge, …) → a line of `<prefix>*.jsonl` for each."""
 
     def __init__(self, prefix: str) -> None:
         """`prefix` is of any file system that Beam knows."""
         super().__init__()
         self._prefix = prefix
 
-    def expand(self, written: beam.PCollection[Any]) -> Any:
-        return (
-            written
-            | "Lines" >> beam.ParDo(_JoinLines()).with_output_types(bytes)
-            | "Files" >> WriteToText(self._prefix, ".jsonl", coder=BytesCoder())
-        )
+    def expand(self, written: Any) -> Any:
+        lines = [
+            each | f"Lines {number}" >> beam.ParDo(_JoinLines()).with_output_types(bytes)
+            for number, each in enumerate(written, start=1)
+        ]
+        return together(lines, bytes) | "Files" >> WriteToText(self._prefix, ".jsonl", coder=BytesCoder())
 
 
 class _JoinLines(beam.DoFn):
@@ -156,18 +157,20 @@ class _JoinLines(beam.DoFn):
 
 
 class WriteNudges(beam.PTransform[Any, Any]):
-    """Nudge → the nudge topic, or files."""
+    """(PCollection of Nudge, …) → the nudge topic, or files."""
 
     def __init__(self, options: RehabOptions) -> None:
         """With checked options."""
         super().__init__()
         self._options = options
 
-    def expand(self, nudges: beam.PCollection[Nudge]) -> None:
+    def expand(self, sources: Any) -> None:
         options = self._options
         if options.output_dir:
-            nudges | WriteLines(os.path.join(options.output_dir, "nudges"))
-        elif options.nudge_topic and runner_name(options).endswith("DirectRunner"):
+            sources | WriteLines(os.path.join(options.output_dir, "nudges"))
+            return
+        nudges = together(sources, Nudge)
+        if options.nudge_topic and runner_name(options).endswith("DirectRunner"):
             nudges | "Publish" >> beam.ParDo(PublishNudges(options.nudge_topic))
         elif options.nudge_topic:
             (

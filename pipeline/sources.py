@@ -17,7 +17,7 @@ from transforms.message import PUBLISH_ID_ATTRIBUTE, Message
 from transforms.times import MICROS
 
 # What one worker reads of a file at a time, and what it hands on at a time.
-_PART_BYTES = 8 * 1024 * 1024
+_PART_BYTES = 2 * 1024 * 1024
 _BLOCK_BYTES = 1024 * 1024
 
 

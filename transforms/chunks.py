@@ -1,10 +1,8 @@
 """Chunks: in a bounded run an element is several events, so that a step's overhead is paid once for many."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from apache_beam import coders
-from apache_beam.pvalue import TaggedOutput
 
 from transforms.coders import AnyEvent, pack, unpack_sealed
 from transforms.events import Event
@@ -36,15 +34,3 @@ def element_type(bounded: bool) -> type:
 def events_of(element: AnyEvent | EventChunk) -> Sequence[AnyEvent]:
     """The events in an element."""
     return element if isinstance(element, EventChunk) else (element,)
-
-
-def by_kind(events: Iterable[AnyEvent]) -> Iterator[Any]:
-    """A chunk of each kind, for the output that is named after it."""
-    chunks: dict[str, EventChunk] = {}
-    for event in events:
-        if event.kind in chunks:
-            chunks[event.kind].append(event)
-        else:
-            chunks[event.kind] = EventChunk((event,))
-    for kind, chunk in chunks.items():
-        yield TaggedOutput(kind, chunk)

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import orjson
+from msgspec.structs import replace
 
 from transforms.dead_letters import DeadLetter
 from transforms.message import MAX_ARRAY_LENGTH, MAX_MESSAGE_BYTES, Message
@@ -43,7 +44,7 @@ def _elements(message: Message, content: list[Any]) -> Iterator[tuple[Message, d
         )
     else:
         for raw, element in zip(_ELEMENTS.decode(message.payload), content, strict=True):
-            yield _object(message._replace(payload=bytes(raw).strip()), element)
+            yield _object(replace(message, payload=bytes(raw).strip()), element)
 
 
 def _object(message: Message, content: Any) -> tuple[Message, dict[str, Any]] | DeadLetter:

@@ -8,31 +8,35 @@ from typing import Any
 import apache_beam as beam
 import msgspec
 from apache_beam.coders import BytesCoder
-from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
+from msgspec.structs import replace
 
-from transforms.chunks import by_kind, element_type
+from transforms.chunks import element_type
 from transforms.coders import unpack, unpack_sealed
 from transforms.dead_letters import REPLAY_ATTRIBUTE, was_admitted
-from transforms.events import KINDS, Event
+from transforms.events import Event
 from transforms.grouping import ByEventId, gather
-from transforms.tagging import tagged
+from transforms.routing import ROUTES, routed, routed_together
+from transforms.tagging import tagged, together
 from transforms.telemetry import count
 
 REMEMBERED_SECONDS = 24 * 3600
-_CLEAN_UP_EVERY_SECONDS = 3600
+
+_HOUR_SECONDS = 3600
+# So few that a day of ids is small, so many that no two ids of a shard ever have the same.
+_DIGEST_BYTES = 12
 
 _VERSION = b"\x01"
-_decode = msgspec.msgpack.Decoder(dict[bytes, int]).decode
+_decode = msgspec.msgpack.Decoder(dict[int, bytearray]).decode
 
 
 class SeenIds:
-    """The ids that a shard has seen: a digest of each, and when (seconds since the epoch)."""
+    """The ids that a shard has seen: for each hour (since the epoch) the digests of those first seen then."""
 
-    def __init__(self, seen: dict[bytes, int] | None = None) -> None:
+    def __init__(self, hours: dict[int, bytearray] | None = None) -> None:
         """Of a new shard, or as they were."""
-        self.seen = seen or {}
+        self.hours = hours or {}
 
     @classmethod
     def decode(cls, encoded: bytes | None) -> "SeenIds":
@@ -41,14 +45,15 @@ class SeenIds:
 
     def encode(self) -> bytes:
         """A version byte and msgpack."""
-        return _VERSION + msgspec.msgpack.encode(self.seen)
+        return _VERSION + msgspec.msgpack.encode(self.hours)
 
     def is_new(self, event_id: str, now: int) -> bool:
         """Whether the id is seen for the first time; it is remembered."""
-        digest = hashlib.blake2b(event_id.encode(), digest_size=16).digest()
-        if digest in self.seen:
+        digest = hashlib.blake2b(event_id.encode(), digest_size=_DIGEST_BYTES).digest()
+        # Found across two digests is as unlikely as found by chance.
+        if any(digest in digests for digests in self.hours.values()):
             return False
-        self.seen[digest] = now
+        self.hours.setdefault(now // _HOUR_SECONDS, bytearray()).extend(digest)
         return True
 
     def admit(self, event: Event, now: int) -> Event | None:
@@ -64,18 +69,19 @@ class SeenIds:
         return event if is_replay else None
 
     def forget_before(self, moment: int) -> None:
-        """Drops the ids seen before that."""
-        self.seen = {digest: seen for digest, seen in self.seen.items() if seen >= moment}
+        """Drops the ids of the hours that ended before that."""
+        oldest = moment // _HOUR_SECONDS
+        self.hours = {hour: digests for hour, digests in self.hours.items() if hour >= oldest}
 
 
 def _as_first(event: Event) -> Event:
     attributes = dict(event.message.attributes)
     del attributes[REPLAY_ATTRIBUTE]
-    return event._replace(message=event.message._replace(attributes=attributes))
+    return replace(event, message=replace(event.message, attributes=attributes))
 
 
 class Deduplicated(beam.PTransform[Any, Any]):
-    """(PCollection of Event, …) → each event id once, on the output named after the event's kind."""
+    """(PCollection of Event, …) → each event id once, on the output of every route that its kind takes."""
 
     def __init__(self, shards: int, bounded: bool, clock: Callable[[], float] = time.time) -> None:
         """`shards` is in how many groups ids are remembered: for 24 hours, in a `bounded` run for ever."""
@@ -86,19 +92,15 @@ class Deduplicated(beam.PTransform[Any, Any]):
 
     def expand(self, events: Any) -> Any:
         element = element_type(self._bounded)
-        together = events[0]
-        # Not for one alone: a runner may write down, and read again, what it flattens.
-        if len(events) > 1:
-            together = events | "All kinds" >> beam.Flatten().with_output_types(element)
-        gathered = together | "Gather by event id" >> gather(ByEventId(self._shards), int)
-        outputs = dict.fromkeys(KINDS, element)
+        gathered = together(events, element) | "Gather by event id" >> gather(ByEventId(self._shards), int)
+        outputs = dict.fromkeys(ROUTES, element)
         if self._bounded:
             return gathered | "Group" >> beam.GroupByKey() | "Drop seen" >> tagged(DeduplicateAll(), outputs)
         return gathered | "Drop seen" >> tagged(Deduplicate(self._clock), outputs)
 
 
 class DeduplicateAll(beam.DoFn):
-    """(shard, all its packed events) → an EventChunk of each kind: for a bounded run, without state."""
+    """(shard, all its packed events) → an EventChunk for each route: for a bounded run, without state."""
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
         seen: set[str] = set()
@@ -110,7 +112,7 @@ class DeduplicateAll(beam.DoFn):
                     seen.add(event.event_id)
                     unique.append(event)
             count_duplicates(len(events) - len(unique))
-            yield from by_kind(unique)
+            yield from routed_together(unique)
 
 
 def count_duplicates(number: int) -> None:
@@ -120,7 +122,7 @@ def count_duplicates(number: int) -> None:
 
 
 class Deduplicate(beam.DoFn):
-    """(shard, packed events) → each new event, on the output named after its kind."""
+    """(shard, packed events) → each new event, on the output of every route that its kind takes."""
 
     SEEN = ReadModifyWriteStateSpec("seen", BytesCoder())
     CLEAN_UP = TimerSpec("clean_up", TimeDomain.REAL_TIME)
@@ -138,7 +140,7 @@ class Deduplicate(beam.DoFn):
         shard, events = element[0], unpack(element[1])
         now = int(self._clock())
         seen = SeenIds.decode(cell.read())
-        is_planned = bool(seen.seen)
+        is_planned = bool(seen.hours)
         admitted = (seen.admit(event, now) for event in events)
         unique = [event for event in admitted if event]
         count_duplicates(len(events) - len(unique))
@@ -146,8 +148,7 @@ class Deduplicate(beam.DoFn):
             cell.write(seen.encode())
             if not is_planned:
                 self._plan_clean_up(shard, now, timer)
-        for event in unique:
-            yield TaggedOutput(event.kind, event)
+        yield from routed(unique)
 
     @on_timer(CLEAN_UP)
     def clean_up(
@@ -160,7 +161,7 @@ class Deduplicate(beam.DoFn):
         now = int(self._clock())
         seen = SeenIds.decode(cell.read())
         seen.forget_before(now - REMEMBERED_SECONDS)
-        if seen.seen:
+        if seen.hours:
             cell.write(seen.encode())
             self._plan_clean_up(shard, now, timer)
         else:
@@ -169,5 +170,5 @@ class Deduplicate(beam.DoFn):
     def _plan_clean_up(self, shard: int, now: int, timer: Any) -> None:
         # A fixed moment of each hour, so that new arrivals do not put it off, and another one for each
         # shard, so that they do not all fire at once.
-        offset = shard % _CLEAN_UP_EVERY_SECONDS
-        timer.set(now - (now - offset) % _CLEAN_UP_EVERY_SECONDS + _CLEAN_UP_EVERY_SECONDS)
+        offset = shard % _HOUR_SECONDS
+        timer.set(now - (now - offset) % _HOUR_SECONDS + _HOUR_SECONDS)

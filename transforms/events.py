@@ -26,6 +26,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from transforms.message import Message
 from transforms.times import MINUTE_US, to_micros, to_rfc3339
+from transforms.values import Value
 
 KINDS = ("exercise_session", "rep_observation", "feedback", "alert", "consent")
 
@@ -251,7 +252,7 @@ EventModel = Annotated[
 ]
 
 
-class SessionFact(NamedTuple):
+class SessionFact(Value, frozen=True):
     """What the projections need of a session event; `start_us` is null where the event states none."""
 
     session_id: str
@@ -263,7 +264,7 @@ class SessionFact(NamedTuple):
     sessions_per_week: int | None
 
 
-class RepFact(NamedTuple):
+class RepFact(Value, frozen=True):
     """What the projections need of a repetition; `issues` are (type, severity or null)."""
 
     score: float
@@ -271,7 +272,7 @@ class RepFact(NamedTuple):
     issues: tuple[tuple[str, str | None], ...]
 
 
-class FeedbackFact(NamedTuple):
+class FeedbackFact(Value, frozen=True):
     """What the projections need of a feedback event; null where the event states nothing.
 
     `details` are fields for the item's context: those stated, by name.
@@ -286,7 +287,7 @@ class FeedbackFact(NamedTuple):
     pain_level: float | None
 
 
-class AlertFact(NamedTuple):
+class AlertFact(Value, frozen=True):
     """What the projections need of an alert event; null where the event states nothing.
 
     `trigger_criteria` and `context` are JSON objects, encoded.
@@ -304,7 +305,7 @@ class AlertFact(NamedTuple):
     resolved_at_us: int | None
 
 
-class ConsentFact(NamedTuple):
+class ConsentFact(Value, frozen=True):
     """A consent: `status` as in the contract, in force from `effective_us` until `expires_us` (or open)."""
 
     consent_type: str
@@ -313,7 +314,7 @@ class ConsentFact(NamedTuple):
     expires_us: int | None
 
 
-class ReviewFact(NamedTuple):
+class ReviewFact(Value, frozen=True):
     """A policy finding on its way to the patient's work queue, or (`withdrawn`) out of it.
 
     Of several with one `nudge_id` the one with the highest `revision` holds.
@@ -333,7 +334,7 @@ Fact = SessionFact | RepFact | FeedbackFact | AlertFact | ConsentFact | ReviewFa
 REVIEW = "review"
 
 
-class Event(NamedTuple):
+class Event(Value, frozen=True):
     """A valid event.
 
     `ts_us` is the event's time in microseconds since the epoch; `exercise_id` is '' if absent;

@@ -13,7 +13,7 @@ from transforms.chunks import EventChunk, events_of
 from transforms.coders import AnyEvent, pack
 
 # A bounded run's bundle may hold a whole file: what is gathered must stay small whatever the bundle's size.
-MAX_GATHERED = 10_000
+MAX_GATHERED = 100_000
 
 Key = str | int
 

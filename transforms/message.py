@@ -1,6 +1,6 @@
 """What a source yields: one message, or one line of a file, as it arrived."""
 
-from typing import NamedTuple
+from transforms.values import Value
 
 # What is longer becomes a dead letter.
 MAX_MESSAGE_BYTES = 1024 * 1024
@@ -15,7 +15,7 @@ PUBLISH_ID_ATTRIBUTE = "publish_id"
 FIRST_PUBLISH_ATTRIBUTE = "first_publish_us"
 
 
-class Message(NamedTuple):
+class Message(Value, frozen=True):
     """One arrival.
 
     `payload` is what arrived, byte for byte; `subscription` is the subscription's path or the

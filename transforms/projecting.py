@@ -32,7 +32,7 @@ from transforms.projection import (
 )
 from transforms.rebuilding import Rebuild, progress
 from transforms.rows import Row
-from transforms.tagging import tagged
+from transforms.tagging import tagged, together
 from transforms.telemetry import POLICY, count
 from transforms.times import MICROS
 from transforms.validation import DEAD_LETTERS
@@ -70,11 +70,7 @@ class Projection(beam.PTransform[Any, Any]):
         outputs = {NUDGES: Nudge, REVIEWS: element, DEAD_LETTERS: DeadLetter} | dict.fromkeys(
             self._projector.tables, Row
         )
-        gathered = (
-            events
-            | "Events" >> beam.Flatten().with_output_types(element)
-            | "Gather by patient" >> gather(by_patient, str)
-        )
+        gathered = together(events, element) | "Gather by patient" >> gather(by_patient, str)
         # What Beam does not know to end would be grouped at the end of time.
         if self._bounded and gathered.is_bounded:
             project: beam.DoFn = ProjectHistory(self._projector, self._clock)

@@ -9,6 +9,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.runners.direct import direct_runner
 from apache_beam.testing.test_stream import TestStream as Stream
+from msgspec.structs import replace
 
 from tests import stream_clock
 from tests.stream_clock import Listen, StreamClock, heard
@@ -17,11 +18,12 @@ from transforms.batching import Batch
 from transforms.coders import EventCoder
 from transforms.consent import Decision
 from transforms.deduplication import Deduplicated
-from transforms.events import KINDS, REVIEW, Event, ReviewFact, parse_event
+from transforms.events import REVIEW, Event, ReviewFact, parse_event
 from transforms.message import Message
 from transforms.projecting import NUDGES, REVIEWS, Projection
 from transforms.projection import Cause, KnownReview, Memory, Output, Projector, Settings
 from transforms.rebuilding import Rebuild
+from transforms.routing import ROUTES
 from transforms.rows import Row
 from transforms.times import MICROS, to_rfc3339
 from transforms.validation import DEAD_LETTERS
@@ -459,7 +461,7 @@ def test_items_that_a_rebuild_does_not_prove_again_are_taken_out_when_it_has_cau
 
 
 def replayed(found: Event) -> Event:
-    return found._replace(message=found.message._replace(attributes={"replay_of": "projection_failed"}))
+    return replace(found, message=replace(found.message, attributes={"replay_of": "projection_failed"}))
 
 
 class Mended(Adherence):
@@ -507,7 +509,7 @@ def test_a_replay_passes_the_deduplication_as_what_it_is_or_as_the_first_of_its_
     first, other = session("e1", START), session("e2", START)
     stream = events().add_elements([first, replayed(first), replayed(other), other, replayed(other)])
     unique(stream.advance_watermark_to_infinity())
-    passed = [e for _, e in heard("exercise_session")]
+    passed = [e for _, e in heard("adherence")]
     assert [(e.event_id, bool(e.message.attributes)) for e in passed] == [
         ("e1", False),
         ("e1", True),
@@ -522,9 +524,9 @@ def test_a_replay_passes_the_deduplication_as_what_it_is_or_as_the_first_of_its_
 def unique(stream: Stream) -> list[tuple[float, str]]:
     with pipeline() as p:
         outputs = (p | stream.with_output_types(Event),) | Deduplicated(8, False, stream_clock.now)
-        for kind in KINDS:
-            outputs[kind] | f"Listen to {kind}" >> beam.ParDo(Listen(kind))
-    return [(moment, e.event_id) for kind in KINDS for moment, e in heard(kind)]
+        for route in ROUTES:
+            outputs[route] | f"Listen to {route}" >> beam.ParDo(Listen(route))
+    return [(moment, e.event_id) for moment, e in heard("quality")]
 
 
 def test_an_id_counts_once_within_24_hours() -> None:
@@ -559,12 +561,10 @@ def kinds() -> list[Event]:
     ]
 
 
-def test_each_kind_keeps_to_its_output(kinds: list[Event]) -> None:
+def test_each_projection_receives_the_kinds_that_it_needs(kinds: list[Event]) -> None:
     unique(events().add_elements([*kinds, *kinds]).advance_watermark_to_infinity())
-    assert {kind: [e.event_id for _, e in heard(kind)] for kind in KINDS} == {
-        "exercise_session": ["s"],
-        "rep_observation": ["r"],
-        "feedback": ["f"],
-        "alert": ["a"],
-        "consent": ["c"],
+    assert {route: sorted(e.event_id for _, e in heard(route)) for route in ROUTES} == {
+        "adherence": ["c", "s"],
+        "quality": ["c", "r", "s"],
+        "work_queue": ["a", "c", "f"],
     }

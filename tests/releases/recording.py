@@ -184,8 +184,8 @@ def rows_of(outcome: Outcome) -> list[Any]:
 
 
 def ids_of(outcome: Outcome) -> list[str]:
-    """The ids of the events among a step's outputs."""
-    return [event.event_id for _, event in outcome.outputs]
+    """The ids of the events among a step's outputs, whatever number of outputs an event is on."""
+    return list(dict.fromkeys(event.event_id for _, event in outcome.outputs))
 
 
 def gathered(key_of: Callable[[AnyEvent], Any], events: Iterable[Event]) -> dict[Any, Any]:

@@ -10,6 +10,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.fuzzing import fuzzed
 from tests.strategies import random_arrivals
@@ -33,7 +34,7 @@ def outcomes(payload: bytes) -> list[Event | DeadLetter]:
     """What becomes of a payload, each outcome checked for what holds of every one."""
     found = list(validate(message(payload), NOW_US))
     for outcome in found:
-        assert outcome.message[1:] == message(b"")[1:]
+        assert replace(outcome.message, payload=b"") == message(b"")
         if isinstance(outcome, DeadLetter):
             assert outcome.reason in REASONS
             assert outcome.stage == STAGE
