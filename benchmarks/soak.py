@@ -31,7 +31,8 @@ class Sample(NamedTuple):
     """A moment: `seconds` since the start, what has been published and has come to an outcome by then.
 
     `rate` is outcomes a second since the sample before, `lag` the events published without one, `p95` the
-    milliseconds from publish to written within which 95 % of the rows since then were; memory in bytes.
+    milliseconds from publish to written within which 95 % of the rows since then were; memory and state in
+    bytes.
     """
 
     seconds: float
@@ -41,6 +42,7 @@ class Sample(NamedTuple):
     lag: int
     p95: float | None
     memory: int
+    state: int
     handles: int
     threads: int
 
@@ -93,6 +95,7 @@ def _samples(watched: Watched, report: Path, every: float) -> Iterator[Sample]:
             lag=max(0, where.open),
             p95=metrics.latency(_SHARE, since=earlier),
             memory=holding.memory,
+            state=metrics.state_bytes,
             handles=holding.handles,
             threads=holding.threads,
         )
@@ -115,10 +118,11 @@ def table(result: Result) -> str:
         f" is to blame for: {result.failed_letters:,}.",
         "",
         "Lag: events published and not yet accounted for. p95: from publish to written, of the rows since the"
-        " sample before. Memory (resident), handles and threads: the job's process.",
+        " sample before. Memory (resident), handles and threads: the job's process. State: what the contract"
+        " has the job remember (ids for 24 hours, patients' last 28 days), as the runner holds it in memory.",
         "",
-        "| minute | published | events/s | lag | p95, ms | memory, MiB | handles | threads |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| minute | published | events/s | lag | p95, ms | memory, MiB | state, MiB | handles | threads |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         *map(_line, shown),
         "",
         "![The same over time](soak.svg)",
@@ -131,7 +135,7 @@ def _line(sample: Sample) -> str:
     p95 = "" if sample.p95 is None else f"{sample.p95:,.0f}"
     return (
         f"| {sample.seconds / 60:.1f} | {sample.published:,} | {sample.rate:,.0f} | {sample.lag:,} | {p95}"
-        f" | {sample.memory / MIB:,.0f} | {sample.handles} | {sample.threads} |"
+        f" | {sample.memory / MIB:,.0f} | {sample.state / MIB:,.1f} | {sample.handles} | {sample.threads} |"
     )
 
 
@@ -144,6 +148,7 @@ def plot(result: Result, path: Path) -> None:
         "lag, events": [sample.lag for sample in samples],
         "p95, ms": [sample.p95 or 0 for sample in samples],
         "memory, MiB": [sample.memory / MIB for sample in samples],
+        "state, MiB": [sample.state / MIB for sample in samples],
         "file handles": [sample.handles for sample in samples],
         "threads": [sample.threads for sample in samples],
     }

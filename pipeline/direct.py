@@ -571,8 +571,10 @@ class _KeyedStates(dict[bytes | None, Any]):
     def __init__(self) -> None:
         super().__init__()
         self._due = {TimeDomain.REAL_TIME: DueKeys(), TimeDomain.WATERMARK: DueKeys()}
+        self.bytes = 0
 
     def __setitem__(self, key: bytes | None, state: Any) -> None:
+        self.bytes += _size(state) - _size(self.get(key))
         if _is_blank(state):
             self.pop(key, None)
         else:
@@ -604,9 +606,18 @@ class _KeyedStates(dict[bytes | None, Any]):
                 self._due[domain].add(key, float(timestamp))
 
 
+def _values(state: Any) -> Iterator[list[Any]]:
+    return itertools.chain.from_iterable(tags.values() for tags in state.state.values())
+
+
 def _is_blank(state: Any) -> bool:
-    values = itertools.chain.from_iterable(tags.values() for tags in state.state.values())
-    return not state.timers and not state.global_state and not any(values)
+    return not state.timers and not state.global_state and not any(_values(state))
+
+
+def _size(state: Any) -> int:
+    """The bytes of the encoded values in a key's state; null has none."""
+    values = itertools.chain.from_iterable(_values(state)) if state else ()
+    return sum(len(value) for value in values if isinstance(value, bytes))
 
 
 class _WatermarkManager(WatermarkManager):
@@ -755,6 +766,10 @@ class StreamingResult(direct_runner.DirectPipelineResult):
         """What is held of each subscription, by its path."""
         reads = self._evaluation_context.subscriptions
         return {step.transform.subscription: subscription.held() for step, subscription in reads.items()}
+
+    def state_bytes(self) -> int:
+        """The size of all state, encoded as it is held."""
+        return sum(states.bytes for states in self._evaluation_context._transform_keyed_states.values())
 
 
 class _Executor(executor.Executor):

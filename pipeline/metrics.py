@@ -30,11 +30,15 @@ class Spread(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """The job's counters and distributions by full name, as they stood at `updated_us` (0: none yet)."""
+    """The job's counters and distributions by full name, as they stood at `updated_us` (0: none yet).
+
+    `state_bytes` is the size of its state, where the runner tells.
+    """
 
     counters: Mapping[str, int] = {}
     distributions: Mapping[str, Spread] = {}
     updated_us: int = 0
+    state_bytes: int = 0
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Metrics":
@@ -42,7 +46,8 @@ class Metrics(NamedTuple):
         spreads = {
             name: Spread(value["count"], value["sum"]) for name, value in content["distributions"].items()
         }
-        return cls(content["counters"], spreads, to_micros(datetime.fromisoformat(content["updated_at"])))
+        updated_us = to_micros(datetime.fromisoformat(content["updated_at"]))
+        return cls(content["counters"], spreads, updated_us, content["state_bytes"])
 
     def by(self, name: str) -> dict[str, int]:
         """The counters under `name`, by what follows it (kind, reason, table or type)."""

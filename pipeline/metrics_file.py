@@ -25,9 +25,14 @@ INTERVAL_SECONDS = 0.5
 
 @runtime_checkable
 class _Streaming(Protocol):
-    """A result that knows what is held of each subscription: messages, and the oldest's publish time (µs)."""
+    """A result that knows what the job holds.
+
+    `held` is of each subscription: messages, and the oldest's publish time (µs); `state_bytes` is all state.
+    """
 
     def held(self) -> dict[str, tuple[int, int | None]]: ...
+
+    def state_bytes(self) -> int: ...
 
 
 def snapshot(result: PipelineResult) -> dict[str, Any]:
@@ -99,6 +104,7 @@ class MetricsFile:
             },
             "config": self._config,
             "subscriptions": self._subscriptions(),
+            "state_bytes": self._result.state_bytes() if isinstance(self._result, _Streaming) else 0,
             "outages": [
                 {**call._asdict(), "since": to_rfc3339(outage.since_us), "error": outage.error}
                 for call, outage in OUTAGES.current().items()

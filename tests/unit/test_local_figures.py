@@ -82,6 +82,7 @@ def test_reading_reports(tmp_path: Path) -> None:
                 "counters": {"a": 1},
                 "distributions": {"b": {"count": 2, "sum": 7, "min": 3, "max": 4}},
                 "updated_at": "2026-11-24T00:00:01Z",
+                "state_bytes": 9,
             }
         )
     )
