@@ -87,7 +87,7 @@ def test_reading_reports(tmp_path: Path) -> None:
         )
     )
     made = read_metrics(path)
-    assert made == Metrics({"a": 1}, {"b": Spread(2, 7)}, 1_795_478_401_000_000)
+    assert made == Metrics({"a": 1}, {"b": Spread(2, 7)}, 1_795_478_401_000_000, 9)
     assert made.distributions["b"].mean == 3.5
 
 
