@@ -82,10 +82,13 @@ def _bounded(workers: int) -> Way:
     return run
 
 
-def _streaming(events_file: Path, _output: Path) -> tuple[Callable[[], Lines], Counter[str]]:
-    from benchmarks import streaming_shape
+def _streaming(naive: bool) -> Way:
+    def run(_events_file: Path, _output: Path) -> tuple[Callable[[], Lines], Counter[str]]:
+        from benchmarks import streaming_shape
 
-    return streaming_shape.written, account_of(streaming_shape.run())
+        return streaming_shape.written, account_of(streaming_shape.run(naive))
+
+    return run
 
 
 def account_of(result: PipelineResult) -> Counter[str]:
@@ -153,13 +156,19 @@ def measure(way: Way, prepare: Callable[[Path], None], events_file: Path) -> dic
 
 
 def way_for(name: str, workers: int) -> Way:
-    """The way of that name: bare, bounded or streaming."""
-    return {"bare": _bare, "bounded": _bounded(workers), "streaming": _streaming}[name]
+    """The way of that name: bare, bounded, streaming or naive."""
+    ways = {
+        "bare": _bare,
+        "bounded": _bounded(workers),
+        "streaming": _streaming(naive=False),
+        "naive": _streaming(naive=True),
+    }
+    return ways[name]
 
 
 def prepare_for(name: str) -> Callable[[Path], None]:
     """What is to be done with an events file before the way is measured."""
-    if name == "streaming":
+    if name in ("streaming", "naive"):
         from benchmarks.streaming_shape import load
 
         return load

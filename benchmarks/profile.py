@@ -18,7 +18,7 @@ _ROOT = Path(__file__).parent.parent
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
-    parser.add_argument("way", choices=("bare", "bounded", "streaming"))
+    parser.add_argument("way", choices=("bare", "bounded", "streaming", "naive"))
     parser.add_argument("--events", type=int, default=20_000, help="How many events (default 20000).")
     parser.add_argument("--patients", type=int, default=200, help="Of how many patients (default 200).")
     parser.add_argument("--functions", type=int, default=40, help="How many functions (default 40).")

@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import apache_beam as beam
 import orjson
+from apache_beam import coders
 from apache_beam.io.gcp import pubsub
 from apache_beam.pipeline import PTransformOverride
 from apache_beam.portability.api import beam_runner_api_pb2
@@ -27,6 +28,7 @@ from pipeline.options import parse_options
 from pipeline.sinks import WriteBatch
 from transforms import grouping
 from transforms.batching import newest_versions
+from transforms.events import Event
 from transforms.rows import Row
 
 # What a worker gathers at most: a bundle of a second at the rate that the original was made for. The runner
@@ -62,10 +64,16 @@ def load(events_file: Path) -> None:
         _MESSAGES.append(message.SerializeToString())
 
 
-def run() -> PipelineResult:
-    """Runs the graph over the loaded messages."""
+def run(naive: bool = False) -> PipelineResult:
+    """Runs the graph over the loaded messages.
+
+    `naive`: the same rules as one would write them first, each event by itself from step to step, pickled; so
+    each event costs a look for its id, and in each projection a state read, projected and written.
+    """
     _WRITTEN.clear()
-    grouping.MAX_GATHERED = _BUNDLE
+    grouping.MAX_GATHERED = 1 if naive else _BUNDLE
+    if naive:
+        coders.registry.register_coder(Event, coders.PickleCoder)
     project = "projects/rehab-local"
     options = parse_options(
         [

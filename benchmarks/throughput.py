@@ -1,8 +1,9 @@
 """How many events a second: `python -m benchmarks.throughput --help`.
 
 Measures, in alternation and each in a process of its own: the rules in a plain loop (`bare`, the limit), the
-bounded pipeline on the DirectRunner in one process and on all cores, and the graph of the stream in the SDK
-harness. A start-up (the same run over a single event) is measured apart and taken off.
+bounded pipeline on the DirectRunner in one process and on all cores, the graph of the stream in the SDK
+harness, and that graph as one would write it first (`naive`). A start-up (the same run over a single event)
+is measured apart and taken off.
 """
 
 import argparse
@@ -75,7 +76,7 @@ def differing(runs: dict[str, list[Run]]) -> list[str]:
     return [
         f"{way}: {table}"
         for way, measured in runs.items()
-        if way != "streaming"
+        if way not in ("streaming", "naive")
         for table in wanted
         if any(run["results"][table] != wanted[table] for run in measured)
     ]
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ways", nargs="+", help="Besides the bare loop (default: all).")
     options = parser.parse_args(arguments)
     cores = os.cpu_count() or 1
-    ways = {"bounded": 1, f"bounded, {cores} processes": cores, "streaming": 1}
+    ways = {"bounded": 1, f"bounded, {cores} processes": cores, "streaming": 1, "naive": 1}
     ways = {"bare": 1} | {way: n for way, n in ways.items() if way in (options.ways or ways)}
     events = events_file(options.events, options.patients, options.seed)
     runs: dict[str, list[Run]] = {way: [] for way in ways}
