@@ -2,9 +2,10 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
+
+import msgspec
 
 from transforms.consent import Decision
 from transforms.events import Event, SessionFact
@@ -35,8 +36,7 @@ TABLE = "adherence"
 CONSENTS_TABLE = "consents"
 
 
-@dataclass(slots=True)
-class Session:
+class Session(msgspec.Struct, array_like=True, gc=False):
     """One session, merged from its events: the highest status, the start that its earliest event states.
 
     `first` is the (time, id) of the earliest event, `duration` the newest statement of one as
@@ -63,6 +63,8 @@ class AdherenceState(PatientState):
     of one as (time, event id, sessions a week), `absence_checked_us` when an absence was last looked for.
     """
 
+    OWN = tuple[list[Session], int | None, tuple[int, str, int] | None, int]
+
     def __init__(self) -> None:
         """A patient of whom nothing is known."""
         super().__init__()
@@ -71,22 +73,14 @@ class AdherenceState(PatientState):
         self.prescription: tuple[int, str, int] | None = None
         self.absence_checked_us = 0
 
-    def own_to_plain(self) -> Any:
-        """Sessions as arrays."""
-        sessions = [
-            (s.session_id, s.start_us, s.rank, s.first, s.exercise_id, s.duration)
-            for s in self.sessions.values()
-        ]
-        return [sessions, self.first_day, self.prescription, self.absence_checked_us]
+    def own(self) -> Any:
+        """The sessions, and what else there is."""
+        return list(self.sessions.values()), self.first_day, self.prescription, self.absence_checked_us
 
-    def own_from_plain(self, plain: Any, version: int) -> None:
-        """Sessions from arrays."""
-        sessions, self.first_day, prescription, self.absence_checked_us = plain
-        self.prescription = tuple(prescription) if prescription else None
-        for session_id, start_us, rank, first, exercise_id, duration in sessions:
-            self.sessions[session_id] = Session(
-                session_id, start_us, rank, tuple(first), exercise_id, tuple(duration) if duration else None
-            )
+    def take_own(self, own: Any) -> None:
+        """The sessions by id."""
+        sessions, self.first_day, self.prescription, self.absence_checked_us = own
+        self.sessions = {session.session_id: session for session in sessions}
 
     def in_order(self) -> list[Session]:
         """The sessions by start."""

@@ -8,9 +8,9 @@ withdrawn from the work queue.
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -263,8 +263,7 @@ def scope_of(finding: Finding) -> str:
     return f"{RULES[finding.rule].type}/{finding.exercise_id}"
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(msgspec.Struct, array_like=True, gc=False):
     """What the ledger keeps of a finding; `standing` until a late event makes it untrue."""
 
     at_us: int
@@ -280,33 +279,15 @@ class _Found:
         return day_of(self.at_us)
 
 
-class FindingLedger:
+class FindingLedger(msgspec.Struct, array_like=True):
     """What has been found for one patient by one projector, so that each thing is said once.
 
     `found` holds the findings since the horizon by nudge id; `last_days` the day of the newest
     finding of each scope that has passed it, so that a limit outlives the state it was found in.
     """
 
-    def __init__(self) -> None:
-        """Nothing found yet."""
-        self.found: dict[str, _Found] = {}
-        self.last_days: dict[str, int] = {}
-
-    def to_plain(self) -> list[Any]:
-        """Plain values for the state's coder."""
-        found = {
-            key: [f.at_us, f.newest_us, f.scope, f.digest, f.revision, f.announced, f.standing]
-            for key, f in self.found.items()
-        }
-        return [found, self.last_days]
-
-    @classmethod
-    def from_plain(cls, plain: list[Any]) -> "FindingLedger":
-        """The ledger that plain values hold."""
-        ledger = cls()
-        ledger.found = {key: _Found(*values) for key, values in plain[0].items()}
-        ledger.last_days = plain[1]
-        return ledger
+    found: dict[str, _Found] = {}
+    last_days: dict[str, int] = {}
 
     def spaced(self, candidates: Iterable[Finding]) -> list[Finding]:
         """Of one rule's candidates since the horizon, by time, those that its `repeat_days` lets through."""

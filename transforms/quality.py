@@ -4,8 +4,9 @@ import hashlib
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+import msgspec
 
 from transforms.events import ISSUE_SEVERITIES, Event, RepFact, SessionFact
 from transforms.policy import Finding
@@ -45,8 +46,7 @@ _DIGEST_BYTES = 8
 TABLE = "quality"
 
 
-@dataclass(slots=True)
-class DayStats:
+class DayStats(msgspec.Struct, array_like=True, gc=False):
     """The repetitions of one exercise on one day; adding them in any order gives the same."""
 
     reps: int = 0
@@ -54,8 +54,8 @@ class DayStats:
     critical: int = 0
     first_us: int = 0
     last_us: int = 0
-    histogram: dict[int, int] = field(default_factory=dict)
-    issues: dict[str, int] = field(default_factory=dict)
+    histogram: dict[int, int] = {}
+    issues: dict[str, int] = {}
 
     def add(self, ts_us: int, fact: RepFact) -> None:
         """Takes a repetition in."""
@@ -134,8 +134,7 @@ class Window(NamedTuple):
         return [{"type": issue, "count": count} for issue, count in ordered]
 
 
-@dataclass(slots=True)
-class SessionQuality:
+class SessionQuality(msgspec.Struct, array_like=True, gc=False):
     """A session's quality: `first` is the (time, id) of its earliest event, `quality` the newest statement.
 
     `quality` is (time, id, score), `newest_us` the time of the session's newest event.
@@ -156,6 +155,10 @@ class QualityState(PatientState):
     latest feedback by type and exercise, `counted` the digests of the newest repetitions' ids in a row.
     """
 
+    OWN = tuple[
+        dict[str, dict[int, DayStats]], list[SessionQuality], dict[str, int], dict[str, list[int]], bytes
+    ]
+
     def __init__(self) -> None:
         """A patient of whom nothing is known."""
         super().__init__()
@@ -165,37 +168,14 @@ class QualityState(PatientState):
         self.said: dict[str, list[int]] = {}
         self.counted = b""
 
-    def own_to_plain(self) -> Any:
-        """Days and sessions as arrays."""
-        days = {
-            exercise: {
-                day: (s.reps, s.score_sum, s.critical, s.first_us, s.last_us, s.histogram, s.issues)
-                for day, s in by_day.items()
-            }
-            for exercise, by_day in self.days.items()
-        }
-        sessions = [
-            (s.session_id, s.start_us, s.exercise_id, s.first, s.newest_us, s.quality)
-            for s in self.sessions.values()
-        ]
-        return [days, sessions, self.first_days, self.said, self.counted]
+    def own(self) -> Any:
+        """Days and sessions, and what else there is."""
+        return self.days, list(self.sessions.values()), self.first_days, self.said, self.counted
 
-    def own_from_plain(self, plain: Any, version: int) -> None:
-        """Days and sessions from arrays."""
-        days, sessions, self.first_days, self.said, self.counted = plain
-        self.days = {
-            exercise: {day: DayStats(*stats) for day, stats in by_day.items()}
-            for exercise, by_day in days.items()
-        }
-        for session_id, start_us, exercise_id, first, newest_us, quality in sessions:
-            self.sessions[session_id] = SessionQuality(
-                session_id,
-                start_us,
-                exercise_id,
-                tuple(first),
-                newest_us,
-                tuple(quality) if quality else None,
-            )
+    def take_own(self, own: Any) -> None:
+        """The sessions by id."""
+        self.days, sessions, self.first_days, self.said, self.counted = own
+        self.sessions = {session.session_id: session for session in sessions}
 
 
 class Quality(Projector[QualityState]):

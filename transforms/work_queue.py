@@ -1,9 +1,9 @@
 """The work queue: what a therapist has to look at, merged from alerts, feedback and the policy's findings."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
+import msgspec
 import orjson
 
 from transforms.adherence import pain_finding
@@ -29,8 +29,7 @@ _Stamp = tuple[int, str]
 _DETAIL = "detail."
 
 
-@dataclass(slots=True)
-class Item:
+class Item(msgspec.Struct, array_like=True, gc=False):
     """One item, merged from its events in any order.
 
     `stated` holds the newest statement of each field as (time, event id, value); `status` the highest
@@ -42,7 +41,7 @@ class Item:
     first: _Stamp
     item_type: str
     newest_us: int
-    stated: dict[str, tuple[int, str, Any]] = field(default_factory=dict)
+    stated: dict[str, tuple[int, str, Any]] = {}
     status: tuple[int, int, str, str] = (-1, 0, "", "pending")
     critical: _Stamp | None = None
     revision: int = 0
@@ -80,6 +79,8 @@ class WorkQueueState(PatientState):
     hand have touched: so that a patient with hundreds of items does not cost hundreds of rows an event.
     """
 
+    OWN = tuple[list[Item], bool]
+
     def __init__(self) -> None:
         """A patient of whom nothing is known."""
         super().__init__()
@@ -101,33 +102,14 @@ class WorkQueueState(PatientState):
             item.withdrawn = item.withdrawn or (item.item_type == "review" and not item.revision)
         self.changed = set(self.items)
 
-    def own_to_plain(self) -> Any:
-        """Items as arrays."""
-        return [[_item_to_plain(item) for item in self.items.values()], self.shown]
+    def own(self) -> Any:
+        """The items, and whether they are shown."""
+        return list(self.items.values()), self.shown
 
-    def own_from_plain(self, plain: Any, version: int) -> None:
-        """Items from arrays."""
-        items, self.shown = plain
-        for item_id, first, item_type, newest_us, stated, status, critical, revision, withdrawn in items:
-            self.items[item_id] = Item(
-                item_id,
-                tuple(first),
-                item_type,
-                newest_us,
-                {name: tuple(value) for name, value in stated.items()},
-                tuple(status),
-                tuple(critical) if critical else None,
-                revision,
-                withdrawn,
-            )
-
-
-def _item_to_plain(item: Item) -> list[Any]:
-    # Field by field, because dataclasses.astuple copies deeply, which costs ten times as much.
-    return [getattr(item, name) for name in _ITEM_FIELDS]
-
-
-_ITEM_FIELDS = tuple(f.name for f in fields(Item))
+    def take_own(self, own: Any) -> None:
+        """The items by id."""
+        items, self.shown = own
+        self.items = {item.item_id: item for item in items}
 
 
 def _context(item: Item) -> str | None:
