@@ -289,32 +289,45 @@ class FindingLedger(msgspec.Struct, array_like=True):
     found: dict[str, _Found] = {}
     last_days: dict[str, int] = {}
 
-    def spaced(self, candidates: Iterable[Finding]) -> list[Finding]:
-        """Of one rule's candidates since the horizon, by time, those that its `repeat_days` lets through."""
+    def spaced(self, candidates: Iterable[Finding], since_day: int) -> list[Finding]:
+        """Of one rule's candidates from a day on, by time, those that its `repeat_days` lets through."""
         chosen = []
         last_day: int | None = None
         for finding in candidates:
             day = day_of(finding.at_us)
             if last_day is None:
-                last_day = self.last_days.get(scope_of(finding))
+                last_day = self._last_day(scope_of(finding), since_day)
             if last_day is None or day - last_day >= finding.repeat_days:
                 chosen.append(finding)
                 last_day = day
         return chosen
 
+    def _last_day(self, scope: str, until_day: int) -> int | None:
+        """The day of the newest finding of a scope that holds before a day."""
+        days = [
+            entry.day
+            for entry in self.found.values()
+            if entry.scope == scope and entry.standing and entry.day < until_day
+        ]
+        if scope in self.last_days:
+            days.append(self.last_days[scope])
+        return max(days, default=None)
+
     def reconcile(
         self,
         subject: Subject,
         findings: Iterable[Finding],
+        since_day: int,
         horizon_us: int,
         now_us: int,
         announce_since_us: int | None,
     ) -> Announcement:
         """Compares what holds now with what was said before.
 
-        `findings` is everything that holds since `horizon_us`; what holds for the first time is
-        announced if it is not older than `announce_since_us` (null: nothing is announced), what
-        changed is sent to the work queue again, what no longer holds is withdrawn from it.
+        `findings` is everything that holds from `since_day` on, of which what is before `horizon_us`
+        is left out; what holds for the first time is announced if it is not older than
+        `announce_since_us` (null: nothing is announced), what changed is sent to the work queue again,
+        what no longer holds is withdrawn from it.
         """
         outcome = Announcement([], [])
         standing = {
@@ -322,9 +335,8 @@ class FindingLedger(msgspec.Struct, array_like=True):
             for finding in findings
             if finding.newest_us >= horizon_us
         }
-        self._age_out(horizon_us)
         for key, entry in self.found.items():
-            if entry.standing and key not in standing:
+            if entry.standing and entry.day >= since_day and key not in standing:
                 entry.standing = False
                 if entry.digest:
                     entry.digest, entry.revision = b"", max(now_us, entry.revision + 1)
@@ -340,12 +352,14 @@ class FindingLedger(msgspec.Struct, array_like=True):
                 outcome.nudges.append(announce(subject, finding, now_us))
         return outcome
 
-    def _age_out(self, horizon_us: int) -> None:
-        for key, entry in list(self.found.items()):
-            if entry.newest_us < horizon_us:
-                del self.found[key]
-                if entry.standing:
-                    self.last_days[entry.scope] = max(entry.day, self.last_days.get(entry.scope, entry.day))
+    def age_out(self, horizon_us: int) -> bool:
+        """Forgets what is before the horizon, except for the limits; whether there was anything."""
+        old = [key for key, entry in self.found.items() if entry.newest_us < horizon_us]
+        for key in old:
+            entry = self.found.pop(key)
+            if entry.standing:
+                self.last_days[entry.scope] = max(entry.day, self.last_days.get(entry.scope, entry.day))
+        return bool(old)
 
     def _said_nearby(self, finding: Finding, entry: _Found) -> bool:
         """Whether a late event has only moved a finding whose limit has been used up by its announcement."""

@@ -1,5 +1,6 @@
 """The work queue: what a therapist has to look at, merged from alerts, feedback and the policy's findings."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import orjson
 from transforms.adherence import pain_finding
 from transforms.events import AlertFact, Event, FeedbackFact, ReviewFact
 from transforms.policy import Finding
-from transforms.projection import PROCESSED, Cause, Memory, Output, PatientState, Projector
+from transforms.projection import NEVER, PROCESSED, Cause, Memory, Output, PatientState, Projector
 from transforms.rows import row_key
 from transforms.times import DAY_US, HOUR_US, to_rfc3339
 
@@ -177,6 +178,8 @@ class WorkQueue(Projector[WorkQueueState]):
         item.state("resolved_at", stamp, fact.resolved_at_us)
         if fact.urgency == "critical":
             item.critical = min(item.critical, stamp) if item.critical else stamp
+        if item.critical:
+            state.touch(item.critical[0])
 
     def _merge_feedback(self, state: WorkQueueState, event: Event, fact: FeedbackFact) -> None:
         item, stamp = self._item(state, fact.feedback_id, "feedback_needed", event)
@@ -232,23 +235,19 @@ class WorkQueue(Projector[WorkQueueState]):
 
     def project_at_once(self, state: WorkQueueState, cause: Cause, now_us: int, output: Output) -> None:
         """Emergencies: each stems from one item, whatever else is still to come."""
-        announcement = state.findings.reconcile(
-            self.subject(state, cause),
-            self._findings(state),
-            state.horizon_us,
-            now_us,
-            self.announce_since_us(state, now_us),
-        )
-        output.nudges += announcement.nudges
+        since_day = self.take_changed_since(state, cause, now_us)
+        if since_day != NEVER:
+            findings = self._findings(state, since_day * DAY_US)
+            output.add(self.reconcile(state, findings, since_day, cause, now_us))
         # Emergencies found here need no way around through the graph.
-        for event in [*announcement.reviews, *output.reviews]:
+        for event in output.reviews:
             self._merge_review(state, event, cast(ReviewFact, event.fact), now_us)
         output.reviews.clear()
 
     @staticmethod
-    def _findings(state: WorkQueueState) -> Iterator[Finding]:
+    def _findings(state: WorkQueueState, since_us: int) -> Iterator[Finding]:
         for item in state.items.values():
-            if item.critical:
+            if item.critical and item.critical[0] >= since_us:
                 yield Finding(
                     rule="critical_alert",
                     occasion=item.item_id,
@@ -262,19 +261,13 @@ class WorkQueue(Projector[WorkQueueState]):
 
     @staticmethod
     def _forget_old(state: WorkQueueState) -> None:
-        kept = {
-            key: item
-            for key, item in state.items.items()
-            if item.is_open or item.newest_us >= state.horizon_us
-        }
-        open_items = [item for item in kept.values() if item.newest_us < state.horizon_us]
-        for item in sorted(open_items, key=lambda item: item.newest_us)[
-            : max(0, len(open_items) - MAX_OPEN_ITEMS)
-        ]:
-            del kept[item.item_id]
-        state.items = kept
-        for key in state.rows.keys() - kept.keys():
-            del state.rows[key]
+        horizon_us = state.horizon_us
+        old = [item for item in state.items.values() if item.newest_us < horizon_us]
+        old.sort(key=lambda item: (item.is_open, item.newest_us))
+        settled = bisect_left(old, True, key=lambda item: item.is_open)
+        for item in old[: max(settled, len(old) - MAX_OPEN_ITEMS)]:
+            del state.items[item.item_id]
+            state.rows.pop(item.item_id, None)
 
     @staticmethod
     def _columns(item: Item, patient_id: str, visible: bool) -> dict[str, Any]:
