@@ -1,15 +1,19 @@
 """Adherence: how many of the prescribed sessions a patient does, week by week."""
 
-from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from operator import attrgetter, gt, lt
 from typing import Any, NamedTuple
+
+import msgspec
 
 from transforms.consent import Decision
 from transforms.events import Event, SessionFact
 from transforms.policy import AdherenceLevel, Finding
 from transforms.projection import (
+    ALWAYS,
+    NEVER,
     PROCESSED,
     STATE_DAYS,
     Cause,
@@ -35,8 +39,7 @@ TABLE = "adherence"
 CONSENTS_TABLE = "consents"
 
 
-@dataclass(slots=True)
-class Session:
+class Session(msgspec.Struct, array_like=True, gc=False):
     """One session, merged from its events: the highest status, the start that its earliest event states.
 
     `first` is the (time, id) of the earliest event, `duration` the newest statement of one as
@@ -53,7 +56,7 @@ class Session:
     @property
     def day(self) -> int:
         """The UTC day on which it began."""
-        return day_of(self.start_us)
+        return self.start_us // DAY_US
 
 
 class AdherenceState(PatientState):
@@ -63,6 +66,8 @@ class AdherenceState(PatientState):
     of one as (time, event id, sessions a week), `absence_checked_us` when an absence was last looked for.
     """
 
+    OWN = tuple[list[Session], int | None, tuple[int, str, int] | None, int]
+
     def __init__(self) -> None:
         """A patient of whom nothing is known."""
         super().__init__()
@@ -71,26 +76,18 @@ class AdherenceState(PatientState):
         self.prescription: tuple[int, str, int] | None = None
         self.absence_checked_us = 0
 
-    def own_to_plain(self) -> Any:
-        """Sessions as arrays."""
-        sessions = [
-            (s.session_id, s.start_us, s.rank, s.first, s.exercise_id, s.duration)
-            for s in self.sessions.values()
-        ]
-        return [sessions, self.first_day, self.prescription, self.absence_checked_us]
+    def own(self) -> Any:
+        """The sessions, and what else there is."""
+        return list(self.sessions.values()), self.first_day, self.prescription, self.absence_checked_us
 
-    def own_from_plain(self, plain: Any, version: int) -> None:
-        """Sessions from arrays."""
-        sessions, self.first_day, prescription, self.absence_checked_us = plain
-        self.prescription = tuple(prescription) if prescription else None
-        for session_id, start_us, rank, first, exercise_id, duration in sessions:
-            self.sessions[session_id] = Session(
-                session_id, start_us, rank, tuple(first), exercise_id, tuple(duration) if duration else None
-            )
+    def take_own(self, own: Any) -> None:
+        """The sessions by id."""
+        sessions, self.first_day, self.prescription, self.absence_checked_us = own
+        self.sessions = {session.session_id: session for session in sessions}
 
     def in_order(self) -> list[Session]:
         """The sessions by start."""
-        return sorted(self.sessions.values(), key=lambda session: (session.start_us, session.session_id))
+        return sorted(self.sessions.values(), key=attrgetter("start_us", "session_id"))
 
 
 class _Calendar(NamedTuple):
@@ -103,8 +100,8 @@ class _Calendar(NamedTuple):
     def of(cls, sessions: list[Session]) -> "_Calendar":
         """From sessions in order of start."""
         return cls(
-            [session.day for session in sessions if session.rank == _COMPLETED],
-            [session.day for session in sessions if session.rank >= _PARTIAL],
+            [session.start_us // DAY_US for session in sessions if session.rank == _COMPLETED],
+            [session.start_us // DAY_US for session in sessions if session.rank >= _PARTIAL],
         )
 
     def rolling_average(self, day: int, days: int, prescribed: int) -> float:
@@ -151,35 +148,37 @@ class Adherence(Projector[AdherenceState]):
         if session is None:
             session = Session(fact.session_id, start_us, rank, stamp, event.exercise_id, None)
             state.sessions[fact.session_id] = session
+        state.touch(session.start_us)
         session.rank = max(session.rank, rank)
         if stamp < session.first:
             session.first, session.start_us, session.exercise_id = stamp, start_us, event.exercise_id
+            state.touch(start_us)
         if fact.duration_minutes is not None:
             stated = (*stamp, fact.duration_minutes)
             session.duration = max(session.duration, stated) if session.duration else stated
         if fact.sessions_per_week is not None:
             prescribed = (*stamp, fact.sessions_per_week)
-            state.prescription = max(state.prescription, prescribed) if state.prescription else prescribed
+            newest = max(state.prescription, prescribed) if state.prescription else prescribed
+            if state.prescription is None or newest[2] != state.prescription[2]:
+                state.changed_since = ALWAYS
+            state.prescription = newest
 
     def project(self, state: AdherenceState, cause: Cause, now_us: int, output: Output) -> None:
         """The rows that have changed, of the weeks in state and of the consent, and the findings."""
         self._forget_old(state)
         self._add_consent_row(state, cause, now_us, output)
-        sessions = state.in_order()
-        if not sessions:
+        changed_since = self.take_changed_since(state, cause, now_us)
+        if changed_since == NEVER or not state.sessions:
             return
+        sessions = state.in_order()
         calendar = _Calendar.of(sessions)
-        for row in self._week_rows(state, sessions, calendar, cause, now_us):
+        # A gap begins, and an absence ended, with the session before those that have changed.
+        first = bisect_left(sessions, changed_since, key=attrgetter("day"))
+        since_day = sessions[first - 1].day + 1 if first else ALWAYS
+        for row in self._week_rows(state, sessions, calendar, since_day, cause, now_us):
             output.rows.append((TABLE, row))
-        output.add(
-            state.findings.reconcile(
-                self.subject(state, cause),
-                self._findings(state, sessions, calendar),
-                state.horizon_us,
-                now_us,
-                self.announce_since_us(state, now_us),
-            )
-        )
+        findings = self._findings(state, sessions, first, calendar, since_day)
+        output.add(self.reconcile(state, findings, since_day, cause, now_us))
 
     def project_at_once(self, state: AdherenceState, cause: Cause, now_us: int, output: Output) -> None:
         """A withdrawn consent hides the patient at once; a given one waits for the rest."""
@@ -188,10 +187,11 @@ class Adherence(Projector[AdherenceState]):
 
     @staticmethod
     def _forget_old(state: AdherenceState) -> None:
-        oldest_kept = day_of(state.newest_us) - _KEPT_DAYS
-        old = [session for session in state.sessions.values() if session.day < oldest_kept]
+        oldest_us = (day_of(state.newest_us) - _KEPT_DAYS) * DAY_US
+        old = [session for session in state.sessions.values() if session.start_us < oldest_us]
         for session in old:
             del state.sessions[session.session_id]
+            state.changed_since = ALWAYS
             state.first_day = session.day if state.first_day is None else min(state.first_day, session.day)
         oldest_week = iso_date(week_start_of(day_of(state.horizon_us)))
         for week in [week for week in state.rows if week < oldest_week and week != CONSENTS_TABLE]:
@@ -211,17 +211,25 @@ class Adherence(Projector[AdherenceState]):
             output.rows.append((CONSENTS_TABLE, row))
 
     def _week_rows(
-        self, state: AdherenceState, sessions: list[Session], calendar: _Calendar, cause: Cause, now_us: int
+        self,
+        state: AdherenceState,
+        sessions: list[Session],
+        calendar: _Calendar,
+        since_day: int,
+        cause: Cause,
+        now_us: int,
     ) -> Iterator[Row]:
+        oldest_week = max(week_start_of(day_of(state.horizon_us)), week_start_of(since_day - 1))
+        oldest_date = iso_date(oldest_week)
         # A week that had a row and has no session any more, because an earlier event moved its only one
         # to another week, is hidden.
-        weeks: dict[str, list[Session]] = {key: [] for key in state.rows if key != CONSENTS_TABLE}
-        oldest_week = week_start_of(day_of(state.horizon_us))
+        weeks: dict[str, list[Session]] = {
+            key: [] for key in state.rows if key != CONSENTS_TABLE and key >= oldest_date
+        }
         for week in self._rebuilt_weeks(state, oldest_week, sessions[-1].day):
             weeks[iso_date(week)] = []
-        for session in sessions:
-            if (week := week_start_of(session.day)) >= oldest_week:
-                weeks.setdefault(iso_date(week), []).append(session)
+        for session in sessions[bisect_left(sessions, oldest_week, key=attrgetter("day")) :]:
+            weeks.setdefault(iso_date(week_start_of(session.day)), []).append(session)
         status, visible = state.consents.status_at(now_us), self.is_visible(state, now_us)
         for week_start, members in weeks.items():
             columns = {
@@ -276,23 +284,14 @@ class Adherence(Projector[AdherenceState]):
     # -- policy ------------------------------------------------------------------------------------
 
     def _findings(
-        self, state: AdherenceState, sessions: list[Session], calendar: _Calendar
+        self, state: AdherenceState, sessions: list[Session], first: int, calendar: _Calendar, since_day: int
     ) -> Iterator[Finding]:
-        yield from self._gaps(sessions)
+        yield from self._gaps(sessions[max(0, first - 1) :])
         yield from self._open_absence(state, sessions[-1])
-        yield from self._short_sessions(sessions)
-        levels = self.settings.policy
-        prescribed = self._prescribed(state)
-        yield from state.findings.spaced(
-            finding
-            for finding, average in self._averages(state, sessions, "low_weekly_adherence", 7, prescribed)
-            if average < levels.low_weekly_adherence.percent
-        )
-        yield from state.findings.spaced(
-            finding
-            for finding, average in self._averages(state, sessions, "adherence_excellence", 28, prescribed)
-            if average > levels.adherence_excellence.percent
-        )
+        yield from self._short_sessions(sessions[first:])
+        for rule, days, holds in (("low_weekly_adherence", 7, lt), ("adherence_excellence", 28, gt)):
+            averages = self._averages(state, sessions, first, calendar, rule, days, holds)
+            yield from state.findings.spaced(averages, since_day)
 
     def _gaps(self, sessions: list[Session]) -> Iterator[Finding]:
         for before, after in pairwise(sessions):
@@ -359,32 +358,39 @@ class Adherence(Projector[AdherenceState]):
                 )
 
     def _averages(
-        self, state: AdherenceState, sessions: list[Session], rule: str, days: int, prescribed: int
-    ) -> Iterator[tuple[Finding, float]]:
-        """The rolling average after each session that has ended, from `after_days` on."""
+        self,
+        state: AdherenceState,
+        sessions: list[Session],
+        first: int,
+        calendar: _Calendar,
+        rule: str,
+        days: int,
+        holds: Callable[[float, float], bool],
+    ) -> Iterator[Finding]:
+        """The rolling averages after sessions that have ended, from `after_days` on, that break a limit."""
         level: AdherenceLevel = getattr(self.settings.policy, rule)
-        completed: list[int] = []
+        prescribed = self._prescribed(state) * days // 7
+        completed = bisect_left(calendar.completed, sessions[first].day)
         # A session in state may still turn out to have begun on another day.
         first_day = min(sessions[0].day, sessions[0].day if state.first_day is None else state.first_day)
-        for session in sessions:
-            if session.rank == _COMPLETED:
-                completed.append(session.day)
-            ended = session.rank != _STARTED and session.first[0] >= state.horizon_us
-            if not ended or session.day - first_day < level.after_days:
+        for session in sessions[first:]:
+            completed += session.rank == _COMPLETED
+            day, ended = session.day, session.rank != _STARTED and session.first[0] >= state.horizon_us
+            if not ended or day - first_day < level.after_days:
                 continue
-            average = _Calendar(completed, []).rolling_average(session.day, days, prescribed)
-            finding = Finding(
-                rule=rule,
-                occasion=str(session.day),
-                at_us=session.start_us,
-                newest_us=session.first[0],
-                exercise_id="",
-                session_id=session.session_id,
-                data={f"rolling_{days}day_avg": average},
-                triggered_by=session.first[1],
-                repeat_days=level.repeat_days,
-            )
-            yield finding, average
+            average = _percentage(completed - bisect_right(calendar.completed, day - days), prescribed)
+            if holds(average, level.percent):
+                yield Finding(
+                    rule=rule,
+                    occasion=str(day),
+                    at_us=session.start_us,
+                    newest_us=session.first[0],
+                    exercise_id="",
+                    session_id=session.session_id,
+                    data={f"rolling_{days}day_avg": average},
+                    triggered_by=session.first[1],
+                    repeat_days=level.repeat_days,
+                )
 
     # -- time --------------------------------------------------------------------------------------
 

@@ -8,9 +8,9 @@ withdrawn from the work queue.
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -263,8 +263,7 @@ def scope_of(finding: Finding) -> str:
     return f"{RULES[finding.rule].type}/{finding.exercise_id}"
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(msgspec.Struct, array_like=True, gc=False):
     """What the ledger keeps of a finding; `standing` until a late event makes it untrue."""
 
     at_us: int
@@ -280,60 +279,55 @@ class _Found:
         return day_of(self.at_us)
 
 
-class FindingLedger:
+class FindingLedger(msgspec.Struct, array_like=True):
     """What has been found for one patient by one projector, so that each thing is said once.
 
     `found` holds the findings since the horizon by nudge id; `last_days` the day of the newest
     finding of each scope that has passed it, so that a limit outlives the state it was found in.
     """
 
-    def __init__(self) -> None:
-        """Nothing found yet."""
-        self.found: dict[str, _Found] = {}
-        self.last_days: dict[str, int] = {}
+    found: dict[str, _Found] = {}
+    last_days: dict[str, int] = {}
 
-    def to_plain(self) -> list[Any]:
-        """Plain values for the state's coder."""
-        found = {
-            key: [f.at_us, f.newest_us, f.scope, f.digest, f.revision, f.announced, f.standing]
-            for key, f in self.found.items()
-        }
-        return [found, self.last_days]
-
-    @classmethod
-    def from_plain(cls, plain: list[Any]) -> "FindingLedger":
-        """The ledger that plain values hold."""
-        ledger = cls()
-        ledger.found = {key: _Found(*values) for key, values in plain[0].items()}
-        ledger.last_days = plain[1]
-        return ledger
-
-    def spaced(self, candidates: Iterable[Finding]) -> list[Finding]:
-        """Of one rule's candidates since the horizon, by time, those that its `repeat_days` lets through."""
+    def spaced(self, candidates: Iterable[Finding], since_day: int) -> list[Finding]:
+        """Of one rule's candidates from a day on, by time, those that its `repeat_days` lets through."""
         chosen = []
         last_day: int | None = None
         for finding in candidates:
             day = day_of(finding.at_us)
             if last_day is None:
-                last_day = self.last_days.get(scope_of(finding))
+                last_day = self._last_day(scope_of(finding), since_day)
             if last_day is None or day - last_day >= finding.repeat_days:
                 chosen.append(finding)
                 last_day = day
         return chosen
 
+    def _last_day(self, scope: str, until_day: int) -> int | None:
+        """The day of the newest finding of a scope that holds before a day."""
+        days = [
+            entry.day
+            for entry in self.found.values()
+            if entry.scope == scope and entry.standing and entry.day < until_day
+        ]
+        if scope in self.last_days:
+            days.append(self.last_days[scope])
+        return max(days, default=None)
+
     def reconcile(
         self,
         subject: Subject,
         findings: Iterable[Finding],
+        since_day: int,
         horizon_us: int,
         now_us: int,
         announce_since_us: int | None,
     ) -> Announcement:
         """Compares what holds now with what was said before.
 
-        `findings` is everything that holds since `horizon_us`; what holds for the first time is
-        announced if it is not older than `announce_since_us` (null: nothing is announced), what
-        changed is sent to the work queue again, what no longer holds is withdrawn from it.
+        `findings` is everything that holds from `since_day` on, of which what is before `horizon_us`
+        is left out; what holds for the first time is announced if it is not older than
+        `announce_since_us` (null: nothing is announced), what changed is sent to the work queue again,
+        what no longer holds is withdrawn from it.
         """
         outcome = Announcement([], [])
         standing = {
@@ -341,9 +335,8 @@ class FindingLedger:
             for finding in findings
             if finding.newest_us >= horizon_us
         }
-        self._age_out(horizon_us)
         for key, entry in self.found.items():
-            if entry.standing and key not in standing:
+            if entry.standing and entry.day >= since_day and key not in standing:
                 entry.standing = False
                 if entry.digest:
                     entry.digest, entry.revision = b"", max(now_us, entry.revision + 1)
@@ -359,12 +352,14 @@ class FindingLedger:
                 outcome.nudges.append(announce(subject, finding, now_us))
         return outcome
 
-    def _age_out(self, horizon_us: int) -> None:
-        for key, entry in list(self.found.items()):
-            if entry.newest_us < horizon_us:
-                del self.found[key]
-                if entry.standing:
-                    self.last_days[entry.scope] = max(entry.day, self.last_days.get(entry.scope, entry.day))
+    def age_out(self, horizon_us: int) -> bool:
+        """Forgets what is before the horizon, except for the limits; whether there was anything."""
+        old = [key for key, entry in self.found.items() if entry.newest_us < horizon_us]
+        for key in old:
+            entry = self.found.pop(key)
+            if entry.standing:
+                self.last_days[entry.scope] = max(entry.day, self.last_days.get(entry.scope, entry.day))
+        return bool(old)
 
     def _said_nearby(self, finding: Finding, entry: _Found) -> bool:
         """Whether a late event has only moved a finding whose limit has been used up by its announcement."""

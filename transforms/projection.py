@@ -1,9 +1,11 @@
 """What the three projectors share: settings, a patient's common state, row versions, outcomes."""
 
 import hashlib
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from types import GenericAlias
 from typing import Any, ClassVar, NamedTuple, Self
 
 import msgspec
@@ -23,10 +25,14 @@ from transforms.policy import (
     review,
 )
 from transforms.rows import Row
-from transforms.times import DAY_US, HOUR_US, to_rfc3339
+from transforms.times import DAY_US, HOUR_US, day_of, to_rfc3339
 
 STATE_DAYS = 28
 SILENT_DAYS = 60
+
+# As the day from which on something has changed.
+ALWAYS = 0
+NEVER = sys.maxsize
 
 PROCESSED = "processed"
 WITHHELD = "withheld"
@@ -106,15 +112,32 @@ class Output:
         self.reviews += announcement.reviews
 
 
+# What every state holds, in the order in which it is stored.
+_Common = tuple[
+    int,
+    int,
+    int,
+    tuple[int, str, str] | None,
+    list[Decision],
+    dict[str, tuple[int, bytes]],
+    FindingLedger,
+]
+
+
 class PatientState(ABC):
     """A patient's state in one projector.
 
     `newest_us` is the newest event's time, `touched_us` when an event last arrived, `site` the
     newest statement of a site as (time, event id, site), `rows` the version and digest of each row,
     `held_until_us` until when (publish time) a rebuild holds the rows back, 0 if none does.
+
+    Not stored: `changed_since` is the first day of which the events at hand may have changed something;
+    `projected_us` is a time up to which the passing of time has been taken into account.
     """
 
     VERSION: ClassVar[int] = 1
+    OWN: ClassVar[Any]
+    _decode: ClassVar[Callable[[memoryview], tuple[_Common, Any]]]
 
     def __init__(self) -> None:
         """A patient of whom nothing is known."""
@@ -125,27 +148,34 @@ class PatientState(ABC):
         self.consents = ConsentLog()
         self.rows: dict[str, tuple[int, bytes]] = {}
         self.findings = FindingLedger()
+        self.changed_since = ALWAYS
+        self.projected_us = 0
+
+    def __init_subclass__(cls) -> None:
+        """Prepares the decoder: a typed one builds the state's objects many times faster than Python does."""
+        stored = GenericAlias(tuple, (_Common, cls.OWN))
+        cls._decode = msgspec.msgpack.Decoder(stored).decode
 
     @abstractmethod
-    def own_to_plain(self) -> Any:
-        """What the subclass adds, as plain values."""
+    def own(self) -> Any:
+        """What the subclass adds, in the form that `OWN` describes."""
 
     @abstractmethod
-    def own_from_plain(self, plain: Any, version: int) -> None:
-        """Takes those values back in, as the given version wrote them."""
+    def take_own(self, own: Any) -> None:
+        """Takes that back in."""
 
     def encode(self) -> bytes:
         """A version byte and msgpack."""
-        common = [
+        common = (
             self.newest_us,
             self.touched_us,
             self.held_until_us,
             self.site,
             self.consents.decisions,
             self.rows,
-            self.findings.to_plain(),
-        ]
-        return bytes((self.VERSION,)) + msgspec.msgpack.encode([common, self.own_to_plain()])
+            self.findings,
+        )
+        return bytes((self.VERSION,)) + msgspec.msgpack.encode((common, self.own()))
 
     @classmethod
     def decode(cls, encoded: bytes | None) -> Self:
@@ -154,13 +184,12 @@ class PatientState(ABC):
         if encoded:
             if encoded[0] > cls.VERSION:
                 raise ValueError(f"{cls.__name__} {cls.VERSION} cannot read version {encoded[0]}")
-            common, own = msgspec.msgpack.decode(memoryview(encoded)[1:])
-            state.newest_us, state.touched_us, state.held_until_us, site, decisions, rows, findings = common
-            state.site = tuple(site) if site else None
-            state.consents = ConsentLog([Decision(*decision) for decision in decisions])
-            state.rows = {key: (version, digest) for key, (version, digest) in rows.items()}
-            state.findings = FindingLedger.from_plain(findings)
-            state.own_from_plain(own, encoded[0])
+            common, own = cls._decode(memoryview(encoded)[1:])
+            state.newest_us, state.touched_us, state.held_until_us, state.site = common[:4]
+            decisions, state.rows, state.findings = common[4:]
+            state.consents = ConsentLog(decisions)
+            state.take_own(own)
+            state.changed_since, state.projected_us = NEVER, state.touched_us
         return state
 
     def recall(self, memory: Memory) -> None:
@@ -184,7 +213,14 @@ class PatientState(ABC):
         self.touched_us = now_us
         if event.site_id is not None and (self.site is None or ts_us >= self.site[0]):
             stated = (ts_us, event.event_id, event.site_id)
-            self.site = max(self.site, stated) if self.site else stated
+            newest = max(self.site, stated) if self.site else stated
+            if self.site is None or newest[2] != self.site[2]:
+                self.changed_since = ALWAYS
+            self.site = newest
+
+    def touch(self, time_us: int) -> None:
+        """What depends on that time may have changed."""
+        self.changed_since = min(self.changed_since, day_of(time_us))
 
     def forget_if_silent(self, now_us: int) -> Self:
         """A new state in place of one that has long been silent; the consents are never forgotten."""
@@ -207,7 +243,8 @@ class PatientState(ABC):
         self, key: str, table_key: str, columns: dict[str, Any], cause: Cause, now_us: int
     ) -> Row | None:
         """The next version of a row, or null if nothing in it has changed."""
-        digest = hashlib.blake2b(orjson.dumps(columns), digest_size=8).digest()
+        encoded = orjson.dumps(columns)
+        digest = hashlib.blake2b(encoded, digest_size=8).digest()
         version, known = self.rows.get(key, (0, b""))
         if digest == known:
             return None
@@ -215,7 +252,7 @@ class PatientState(ABC):
         version = max(now_us, version + 1)
         self.rows[key] = (version, digest)
         stamp = {"version": version, "updated_at": to_rfc3339(now_us), "source_event_id": cause.event_id}
-        return Row(table_key, version, cause.publish_us, orjson.dumps(columns | stamp))
+        return Row(table_key, version, cause.publish_us, encoded[:-1] + b"," + orjson.dumps(stamp)[1:])
 
 
 class Projector[S: PatientState](ABC):
@@ -264,6 +301,7 @@ class Projector[S: PatientState](ABC):
         """
         if event.kind == "consent":
             state.consents.add(event)
+            state.changed_since = ALWAYS
         elif time_us < state.horizon_us:
             return TOO_LATE
         elif not state.consents.admits(event.ts_us, self.settings.consent):
@@ -271,6 +309,33 @@ class Projector[S: PatientState](ABC):
         state.note(event, now_us)
         state.consents.prune(state.horizon_us)
         return PROCESSED
+
+    @staticmethod
+    def take_changed_since(state: PatientState, cause: Cause, now_us: int) -> int:
+        """The first day of which something is to be calculated again; to be asked once in a projection.
+
+        That is everything at a timer, when consent has changed (by event or by itself), and when
+        something has aged out.
+        """
+        status_changes_us = state.consents.next_change_us(state.projected_us)
+        time_tells = cause.event_id is None or (status_changes_us or now_us + 1) <= now_us
+        everything = state.findings.age_out(state.horizon_us) or time_tells
+        since = ALWAYS if everything else state.changed_since
+        state.changed_since, state.projected_us = NEVER, now_us
+        return since
+
+    def reconcile(
+        self, state: PatientState, findings: Iterable[Finding], since_day: int, cause: Cause, now_us: int
+    ) -> Announcement:
+        """What follows from everything that holds from a day on."""
+        return state.findings.reconcile(
+            self.subject(state, cause),
+            findings,
+            since_day,
+            state.horizon_us,
+            now_us,
+            self.announce_since_us(state, now_us),
+        )
 
     def announce_since_us(self, state: PatientState, now_us: int) -> int | None:
         """From when on findings are announced; null while the patient's consent is withdrawn."""

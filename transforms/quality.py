@@ -3,14 +3,18 @@
 import hashlib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from typing import Any, NamedTuple
+
+import msgspec
 
 from transforms.events import ISSUE_SEVERITIES, Event, RepFact, SessionFact
 from transforms.policy import Finding
 from transforms.projection import (
+    ALWAYS,
     DUPLICATE,
+    NEVER,
     PROCESSED,
     STATE_DAYS,
     Cause,
@@ -19,7 +23,7 @@ from transforms.projection import (
     Projector,
 )
 from transforms.rows import row_key
-from transforms.times import MICROS, day_of
+from transforms.times import DAY_US, MICROS, day_of
 
 WINDOW_DAYS = 7
 CRITICAL_SCORE = 0.50
@@ -45,8 +49,7 @@ _DIGEST_BYTES = 8
 TABLE = "quality"
 
 
-@dataclass(slots=True)
-class DayStats:
+class DayStats(msgspec.Struct, array_like=True, gc=False):
     """The repetitions of one exercise on one day; adding them in any order gives the same."""
 
     reps: int = 0
@@ -54,8 +57,8 @@ class DayStats:
     critical: int = 0
     first_us: int = 0
     last_us: int = 0
-    histogram: dict[int, int] = field(default_factory=dict)
-    issues: dict[str, int] = field(default_factory=dict)
+    histogram: dict[int, int] = {}
+    issues: dict[str, int] = {}
 
     def add(self, ts_us: int, fact: RepFact) -> None:
         """Takes a repetition in."""
@@ -84,12 +87,12 @@ class Window(NamedTuple):
     def ending(cls, days: dict[int, DayStats], day: int) -> "Window":
         """The 7 days ending on `day`."""
         members = [days[d] for d in range(day - WINDOW_DAYS + 1, day + 1) if d in days]
-        return cls(
-            sum(member.reps for member in members),
-            sum(member.score_sum for member in members),
-            sum(member.critical for member in members),
-            members,
-        )
+        reps = score_sum = critical = 0
+        for member in members:
+            reps += member.reps
+            score_sum += member.score_sum
+            critical += member.critical
+        return cls(reps, score_sum, critical, members)
 
     @property
     def average(self) -> float:
@@ -134,8 +137,7 @@ class Window(NamedTuple):
         return [{"type": issue, "count": count} for issue, count in ordered]
 
 
-@dataclass(slots=True)
-class SessionQuality:
+class SessionQuality(msgspec.Struct, array_like=True, gc=False):
     """A session's quality: `first` is the (time, id) of its earliest event, `quality` the newest statement.
 
     `quality` is (time, id, score), `newest_us` the time of the session's newest event.
@@ -154,7 +156,12 @@ class QualityState(PatientState):
 
     `first_days` holds the first day with a repetition of each exercise, `said` the times of the
     latest feedback by type and exercise, `counted` the digests of the newest repetitions' ids in a row.
+    `changed`, not stored, are the exercises that the events at hand have touched.
     """
+
+    OWN = tuple[
+        dict[str, dict[int, DayStats]], list[SessionQuality], dict[str, int], dict[str, list[int]], bytes
+    ]
 
     def __init__(self) -> None:
         """A patient of whom nothing is known."""
@@ -164,38 +171,16 @@ class QualityState(PatientState):
         self.first_days: dict[str, int] = {}
         self.said: dict[str, list[int]] = {}
         self.counted = b""
+        self.changed: set[str] = set()
 
-    def own_to_plain(self) -> Any:
-        """Days and sessions as arrays."""
-        days = {
-            exercise: {
-                day: (s.reps, s.score_sum, s.critical, s.first_us, s.last_us, s.histogram, s.issues)
-                for day, s in by_day.items()
-            }
-            for exercise, by_day in self.days.items()
-        }
-        sessions = [
-            (s.session_id, s.start_us, s.exercise_id, s.first, s.newest_us, s.quality)
-            for s in self.sessions.values()
-        ]
-        return [days, sessions, self.first_days, self.said, self.counted]
+    def own(self) -> Any:
+        """Days and sessions, and what else there is."""
+        return self.days, list(self.sessions.values()), self.first_days, self.said, self.counted
 
-    def own_from_plain(self, plain: Any, version: int) -> None:
-        """Days and sessions from arrays."""
-        days, sessions, self.first_days, self.said, self.counted = plain
-        self.days = {
-            exercise: {day: DayStats(*stats) for day, stats in by_day.items()}
-            for exercise, by_day in days.items()
-        }
-        for session_id, start_us, exercise_id, first, newest_us, quality in sessions:
-            self.sessions[session_id] = SessionQuality(
-                session_id,
-                start_us,
-                exercise_id,
-                tuple(first),
-                newest_us,
-                tuple(quality) if quality else None,
-            )
+    def take_own(self, own: Any) -> None:
+        """The sessions by id."""
+        self.days, sessions, self.first_days, self.said, self.counted = own
+        self.sessions = {session.session_id: session for session in sessions}
 
 
 class Quality(Projector[QualityState]):
@@ -235,6 +220,8 @@ class Quality(Projector[QualityState]):
             stats = by_day[day] = DayStats()
             state.first_days[event.exercise_id] = min(day, state.first_days.get(event.exercise_id, day))
         stats.add(event.ts_us, fact)
+        state.changed.add(event.exercise_id)
+        state.touch(event.ts_us)
 
     @staticmethod
     def _merge_session(state: QualityState, event: Event, fact: SessionFact, start_us: int) -> None:
@@ -243,20 +230,29 @@ class Quality(Projector[QualityState]):
         if session is None:
             session = SessionQuality(fact.session_id, start_us, event.exercise_id, stamp, event.ts_us, None)
             state.sessions[fact.session_id] = session
+        exercise_id, quality = session.exercise_id, session.quality
         session.newest_us = max(session.newest_us, event.ts_us)
         if stamp < session.first:
             session.first, session.start_us, session.exercise_id = stamp, start_us, event.exercise_id
         if fact.quality is not None:
             stated = (*stamp, fact.quality)
             session.quality = max(session.quality, stated) if session.quality else stated
+        if session.quality:
+            state.changed |= {exercise_id, session.exercise_id}
+            state.touch((quality or session.quality)[0])
 
     def project(self, state: QualityState, cause: Cause, now_us: int, output: Output) -> None:
         """The rows of the exercises that have changed, and the policy's findings."""
         self._forget_old(state)
+        since_day = self.take_changed_since(state, cause, now_us)
+        if since_day == NEVER:
+            return
         exercises, visible = self._exercises(state), self.is_visible(state, now_us)
         # An exercise that had a row and has nothing any more, because an earlier event moved its only
         # session to another exercise, is hidden.
         for exercise_id in {**dict.fromkeys(state.rows), **exercises}:
+            if since_day != ALWAYS and exercise_id not in state.changed:
+                continue
             columns = {
                 "patient_id": cause.patient_id,
                 "exercise_id": exercise_id,
@@ -267,31 +263,29 @@ class Quality(Projector[QualityState]):
             row = state.next_version(exercise_id, table_key, columns, cause, now_us)
             if row:
                 output.rows.append((TABLE, row))
-        output.add(
-            state.findings.reconcile(
-                self.subject(state, cause),
-                self._findings(state),
-                state.horizon_us,
-                now_us,
-                self.announce_since_us(state, now_us),
-            )
-        )
+        state.changed = set()
+        output.add(self.reconcile(state, self._findings(state, since_day), since_day, cause, now_us))
 
     def project_at_once(self, state: QualityState, cause: Cause, now_us: int, output: Output) -> None:
         """Nothing: every row and finding stems from many events."""
 
     def _forget_old(self, state: QualityState) -> None:
         oldest = day_of(state.newest_us) - _KEPT_DAYS
+        oldest_us = oldest * DAY_US
+        if all(min(by_day) >= oldest for by_day in state.days.values()) and all(
+            session.start_us >= oldest_us for session in state.sessions.values()
+        ):
+            return
+        state.changed_since = ALWAYS
         known = self._exercises(state)
         for exercise_id, by_day in list(state.days.items()):
             for day in [day for day in by_day if day < oldest]:
                 del by_day[day]
             if not by_day:
                 del state.days[exercise_id]
-        if any(day_of(session.start_us) < oldest for session in state.sessions.values()):
-            state.sessions = {
-                key: session for key, session in state.sessions.items() if day_of(session.start_us) >= oldest
-            }
+        state.sessions = {
+            key: session for key, session in state.sessions.items() if session.start_us >= oldest_us
+        }
         for exercise_id in known.keys() - self._exercises(state).keys():
             state.rows.pop(exercise_id, None)
 
@@ -365,21 +359,25 @@ class Quality(Projector[QualityState]):
         del said[:-_SAID_KEPT]
         return True
 
-    def _findings(self, state: QualityState) -> Iterator[Finding]:
-        yield from self._session_findings(state)
+    def _findings(self, state: QualityState, since_day: int) -> Iterator[Finding]:
+        yield from self._session_findings(state, since_day)
         for exercise_id, by_day in state.days.items():
-            windows = {day: Window.ending(by_day, day) for day in sorted(by_day)}
-            recent = [day for day in windows if by_day[day].last_us >= state.horizon_us]
-            yield from state.findings.spaced(self._degradations(exercise_id, by_day, windows, recent))
-            first_day = state.first_days[exercise_id]
-            yield from state.findings.spaced(
-                self._improvements(exercise_id, by_day, windows, recent, first_day)
+            days = sorted(
+                day for day in by_day if day >= since_day and by_day[day].last_us >= state.horizon_us
             )
+            if days:
+                window = cache(partial(Window.ending, by_day))
+                degradations = self._degradations(exercise_id, by_day, window, days)
+                yield from state.findings.spaced(degradations, since_day)
+                first_day = state.first_days[exercise_id]
+                improvements = self._improvements(exercise_id, by_day, window, days, first_day)
+                yield from state.findings.spaced(improvements, since_day)
 
-    def _session_findings(self, state: QualityState) -> Iterator[Finding]:
+    def _session_findings(self, state: QualityState, since_day: int) -> Iterator[Finding]:
         limits = self.settings.policy.session_quality
+        highest, since_us = max(limits.poor, limits.reminder), since_day * DAY_US
         for session in state.sessions.values():
-            if session.quality and session.quality[2] < max(limits.poor, limits.reminder):
+            if session.quality and session.quality[2] < highest and session.quality[0] >= since_us:
                 stated_us, event_id, score = session.quality
                 yield Finding(
                     rule="poor_quality" if score < limits.poor else "quality_reminder",
@@ -393,22 +391,22 @@ class Quality(Projector[QualityState]):
                 )
 
     def _degradations(
-        self, exercise_id: str, by_day: dict[int, DayStats], windows: dict[int, Window], days: list[int]
+        self, exercise_id: str, by_day: dict[int, DayStats], window: Callable[[int], Window], days: list[int]
     ) -> Iterator[Finding]:
         limits = self.settings.policy.quality_degradation
         for day in days:
-            window = windows[day]
-            slipped = window.average < limits.average or window.critical_percentage >= limits.critical_percent
-            if window.reps >= limits.min_reps and slipped:
+            week = window(day)
+            slipped = week.average < limits.average or week.critical_percentage >= limits.critical_percent
+            if week.reps >= limits.min_reps and slipped:
                 yield self._day_finding(
-                    "quality_degradation", exercise_id, by_day[day], window, limits.repeat_days
+                    "quality_degradation", exercise_id, by_day[day], week, limits.repeat_days
                 )
 
     def _improvements(
         self,
         exercise_id: str,
         by_day: dict[int, DayStats],
-        windows: dict[int, Window],
+        window: Callable[[int], Window],
         days: list[int],
         first_day: int,
     ) -> Iterator[Finding]:
@@ -416,11 +414,11 @@ class Quality(Projector[QualityState]):
         for day in days:
             since = day - limits.days + 1
             steady = first_day <= since and all(
-                windows[d].average > limits.average for d in range(since, day + 1) if d in windows
+                window(d).average > limits.average for d in range(day, since - 1, -1) if d in by_day
             )
             if steady:
                 yield self._day_finding(
-                    "quality_improvement", exercise_id, by_day[day], windows[day], limits.repeat_days
+                    "quality_improvement", exercise_id, by_day[day], window(day), limits.repeat_days
                 )
 
     @staticmethod

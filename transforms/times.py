@@ -1,6 +1,7 @@
 """Times as microseconds since the epoch (UTC) and days as numbers since the epoch."""
 
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 
 MICROS = 1_000_000
 MINUTE_US = 60 * MICROS
@@ -18,6 +19,7 @@ def to_micros(moment: datetime) -> int:
     return (since.days * 86_400 + since.seconds) * MICROS + since.microseconds
 
 
+@lru_cache(maxsize=1024)
 def to_rfc3339(micros: int) -> str:
     """RFC 3339 in UTC with a `Z`; fractions of a second only where there are some."""
     return (_NAIVE_EPOCH + timedelta(0, 0, micros)).isoformat() + "Z"
@@ -33,6 +35,7 @@ def week_start_of(day: int) -> int:
     return day - (day + 3) % 7
 
 
+@lru_cache(maxsize=1024)
 def iso_date(day: int) -> str:
     """YYYY-MM-DD of a day since the epoch."""
     return date.fromordinal(_EPOCH_DAY + day).isoformat()

@@ -1,15 +1,16 @@
 """The work queue: what a therapist has to look at, merged from alerts, feedback and the policy's findings."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
+import msgspec
 import orjson
 
 from transforms.adherence import pain_finding
 from transforms.events import AlertFact, Event, FeedbackFact, ReviewFact
 from transforms.policy import Finding
-from transforms.projection import PROCESSED, Cause, Memory, Output, PatientState, Projector
+from transforms.projection import NEVER, PROCESSED, Cause, Memory, Output, PatientState, Projector
 from transforms.rows import row_key
 from transforms.times import DAY_US, HOUR_US, to_rfc3339
 
@@ -29,8 +30,7 @@ _Stamp = tuple[int, str]
 _DETAIL = "detail."
 
 
-@dataclass(slots=True)
-class Item:
+class Item(msgspec.Struct, array_like=True, gc=False):
     """One item, merged from its events in any order.
 
     `stated` holds the newest statement of each field as (time, event id, value); `status` the highest
@@ -42,7 +42,7 @@ class Item:
     first: _Stamp
     item_type: str
     newest_us: int
-    stated: dict[str, tuple[int, str, Any]] = field(default_factory=dict)
+    stated: dict[str, tuple[int, str, Any]] = {}
     status: tuple[int, int, str, str] = (-1, 0, "", "pending")
     critical: _Stamp | None = None
     revision: int = 0
@@ -80,6 +80,8 @@ class WorkQueueState(PatientState):
     hand have touched: so that a patient with hundreds of items does not cost hundreds of rows an event.
     """
 
+    OWN = tuple[list[Item], bool]
+
     def __init__(self) -> None:
         """A patient of whom nothing is known."""
         super().__init__()
@@ -101,33 +103,14 @@ class WorkQueueState(PatientState):
             item.withdrawn = item.withdrawn or (item.item_type == "review" and not item.revision)
         self.changed = set(self.items)
 
-    def own_to_plain(self) -> Any:
-        """Items as arrays."""
-        return [[_item_to_plain(item) for item in self.items.values()], self.shown]
+    def own(self) -> Any:
+        """The items, and whether they are shown."""
+        return list(self.items.values()), self.shown
 
-    def own_from_plain(self, plain: Any, version: int) -> None:
-        """Items from arrays."""
-        items, self.shown = plain
-        for item_id, first, item_type, newest_us, stated, status, critical, revision, withdrawn in items:
-            self.items[item_id] = Item(
-                item_id,
-                tuple(first),
-                item_type,
-                newest_us,
-                {name: tuple(value) for name, value in stated.items()},
-                tuple(status),
-                tuple(critical) if critical else None,
-                revision,
-                withdrawn,
-            )
-
-
-def _item_to_plain(item: Item) -> list[Any]:
-    # Field by field, because dataclasses.astuple copies deeply, which costs ten times as much.
-    return [getattr(item, name) for name in _ITEM_FIELDS]
-
-
-_ITEM_FIELDS = tuple(f.name for f in fields(Item))
+    def take_own(self, own: Any) -> None:
+        """The items by id."""
+        items, self.shown = own
+        self.items = {item.item_id: item for item in items}
 
 
 def _context(item: Item) -> str | None:
@@ -195,6 +178,8 @@ class WorkQueue(Projector[WorkQueueState]):
         item.state("resolved_at", stamp, fact.resolved_at_us)
         if fact.urgency == "critical":
             item.critical = min(item.critical, stamp) if item.critical else stamp
+        if item.critical:
+            state.touch(item.critical[0])
 
     def _merge_feedback(self, state: WorkQueueState, event: Event, fact: FeedbackFact) -> None:
         item, stamp = self._item(state, fact.feedback_id, "feedback_needed", event)
@@ -250,23 +235,19 @@ class WorkQueue(Projector[WorkQueueState]):
 
     def project_at_once(self, state: WorkQueueState, cause: Cause, now_us: int, output: Output) -> None:
         """Emergencies: each stems from one item, whatever else is still to come."""
-        announcement = state.findings.reconcile(
-            self.subject(state, cause),
-            self._findings(state),
-            state.horizon_us,
-            now_us,
-            self.announce_since_us(state, now_us),
-        )
-        output.nudges += announcement.nudges
+        since_day = self.take_changed_since(state, cause, now_us)
+        if since_day != NEVER:
+            findings = self._findings(state, since_day * DAY_US)
+            output.add(self.reconcile(state, findings, since_day, cause, now_us))
         # Emergencies found here need no way around through the graph.
-        for event in [*announcement.reviews, *output.reviews]:
+        for event in output.reviews:
             self._merge_review(state, event, cast(ReviewFact, event.fact), now_us)
         output.reviews.clear()
 
     @staticmethod
-    def _findings(state: WorkQueueState) -> Iterator[Finding]:
+    def _findings(state: WorkQueueState, since_us: int) -> Iterator[Finding]:
         for item in state.items.values():
-            if item.critical:
+            if item.critical and item.critical[0] >= since_us:
                 yield Finding(
                     rule="critical_alert",
                     occasion=item.item_id,
@@ -280,19 +261,13 @@ class WorkQueue(Projector[WorkQueueState]):
 
     @staticmethod
     def _forget_old(state: WorkQueueState) -> None:
-        kept = {
-            key: item
-            for key, item in state.items.items()
-            if item.is_open or item.newest_us >= state.horizon_us
-        }
-        open_items = [item for item in kept.values() if item.newest_us < state.horizon_us]
-        for item in sorted(open_items, key=lambda item: item.newest_us)[
-            : max(0, len(open_items) - MAX_OPEN_ITEMS)
-        ]:
-            del kept[item.item_id]
-        state.items = kept
-        for key in state.rows.keys() - kept.keys():
-            del state.rows[key]
+        horizon_us = state.horizon_us
+        old = [item for item in state.items.values() if item.newest_us < horizon_us]
+        old.sort(key=lambda item: (item.is_open, item.newest_us))
+        settled = bisect_left(old, True, key=lambda item: item.is_open)
+        for item in old[: max(settled, len(old) - MAX_OPEN_ITEMS)]:
+            del state.items[item.item_id]
+            state.rows.pop(item.item_id, None)
 
     @staticmethod
     def _columns(item: Item, patient_id: str, visible: bool) -> dict[str, Any]:

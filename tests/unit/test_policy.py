@@ -241,6 +241,17 @@ def test_degradation_again_after_7_days() -> None:
     assert announced == [0, 7, 14]
 
 
+def test_a_limit_holds_on_when_the_finding_that_set_it_has_aged_out() -> None:
+    patient = Patient(Quality(Settings()), at(0))
+    found: list[ReviewFact] = []
+    for day in range(60):
+        patient.now_us = at(day, 23)
+        for number in range(20):
+            found += reviews(rep(patient, at(day) + number * 60_000_000, 0.65))
+    assert {fact.nudge_id: fact.withdrawn for fact in found} == {fact.nudge_id: False for fact in found}
+    assert len({fact.nudge_id for fact in found}) == len(range(0, 60, 7))
+
+
 @pytest.mark.parametrize(
     ("scores", "is_degraded"),
     [
@@ -338,10 +349,11 @@ def test_a_late_session_withdraws_a_gap() -> None:
         assert rows[-1]["visible"] is False
 
 
-def test_a_better_score_withdraws_poor_quality() -> None:
+@pytest.mark.parametrize("days", [0, 1])
+def test_a_better_score_withdraws_poor_quality(days: int) -> None:
     patient = Patient(Quality(Settings()), at(0, 12))
     poor = patient.tell("exercise_session", at(0, 10), {"session_id": "s1", "overall_quality": 0.3})
-    better = patient.tell("exercise_session", at(0, 11), {"session_id": "s1", "overall_quality": 0.9})
+    better = patient.tell("exercise_session", at(days, 11), {"session_id": "s1", "overall_quality": 0.9})
     assert better.nudges == []
     assert [fact.withdrawn for fact in reviews(poor)] == [False]
     assert [(fact.nudge_id, fact.withdrawn) for fact in reviews(better)] == [

@@ -1,8 +1,10 @@
 """The projections against the independent calculation, in any order of arrival."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,9 +12,9 @@ from hypothesis import strategies as st
 
 from tests.by_hand import ByHand, bundles
 from tests.oracle import Arrival, Options, assert_nudges_equal, assert_rows_equal, current_rows, expected
-from tests.strategies import arrival_orders, arrival_sets, in_time_order, random_arrivals
+from tests.strategies import Consents, arrival_orders, arrival_sets, in_time_order, random_arrivals
 from transforms.consent import CONSENT_MODES, ConsentMode
-from transforms.projection import Settings
+from transforms.projection import ALWAYS, PatientState, Settings
 from transforms.times import to_micros
 
 NOW = datetime(2025, 4, 2, tzinfo=UTC)
@@ -65,6 +67,38 @@ def test_nudges_equal_the_independent_calculation(arrivals: list[Arrival], rng: 
     by_hand.take(messages)
     wanted = expected(arrivals, Options(now=NOW, rep_feedback=True)).nudges
     assert_nudges_equal(by_hand.nudges, wanted, rep_feedback=True)
+
+
+class FromScratch(ByHand):
+    """Calculates everything again at each step, instead of what the events at hand may have changed."""
+
+    def __init__(self, settings: Settings, now_us: int) -> None:
+        super().__init__(settings, now_us)
+        for projector in self.projectors:
+            projector.project = partial(self._project_all, projector.project)  # type: ignore[method-assign]
+
+    @staticmethod
+    def _project_all(project: Callable[..., None], state: PatientState, *rest: Any) -> None:
+        state.changed_since = ALWAYS
+        project(state, *rest)
+
+
+@pytest.mark.parametrize("consents", ["none", "any"])
+@pytest.mark.parametrize("seed", range(15))
+def test_what_has_not_changed_need_not_be_calculated_again(seed: int, consents: Consents) -> None:
+    rng = Random(seed)
+    arrivals = arrival_orders(random_arrivals(rng, consents=consents), rng)
+    partly, wholly = (kind(Settings(nudge_max_age_hours=0), to_micros(NOW)) for kind in (ByHand, FromScratch))
+    for bundle in bundles(arrivals, rng):
+        partly.take(bundle)
+        wholly.take(bundle)
+    for table in TABLES:
+        actual, wanted = (
+            current_rows(each.rows[table], table, each.rows["consents"]) for each in (partly, wholly)
+        )
+        assert_rows_equal(actual, wanted, table)
+    identifiers = [sorted(nudge["nudge_id"] for nudge in each.nudges) for each in (partly, wholly)]
+    assert identifiers[0] == identifiers[1]
 
 
 def piece(event_id: str, ts: str, start: str | None = None, session_id: str = "s") -> Arrival:
