@@ -407,7 +407,7 @@ class Adherence(Projector[AdherenceState]):
     def _absence_due_us(self, state: AdherenceState, now_us: int) -> int | None:
         if not state.sessions:
             return None
-        newest_day = max(session.day for session in state.sessions.values())
+        newest_day = day_of(max(map(attrgetter("start_us"), state.sessions.values())))
         due_day = max(newest_day + self._silent_days + 1, day_of(state.absence_checked_us) + 1)
         if due_day > newest_day + STATE_DAYS:
             return None

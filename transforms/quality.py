@@ -219,9 +219,18 @@ class Quality(Projector[QualityState]):
         if stats is None:
             stats = by_day[day] = DayStats()
             state.first_days[event.exercise_id] = min(day, state.first_days.get(event.exercise_id, day))
+            Quality._forget_details(by_day)
         stats.add(event.ts_us, fact)
         state.changed.add(event.exercise_id)
         state.touch(event.ts_us)
+
+    @staticmethod
+    def _forget_details(by_day: dict[int, DayStats]) -> None:
+        """Of the days before the newest window only the sums are still needed."""
+        newest = max(by_day)
+        for day, stats in by_day.items():
+            if day <= newest - WINDOW_DAYS:
+                stats.histogram, stats.issues = {}, {}
 
     @staticmethod
     def _merge_session(state: QualityState, event: Event, fact: SessionFact, start_us: int) -> None:

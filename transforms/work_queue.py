@@ -25,12 +25,15 @@ _FINAL_RANK = STATUS_RANKS["resolved"]
 MAX_OPEN_ITEMS = 1000
 
 _Stamp = tuple[int, str]
+Statements = dict[str, tuple[int, str, Any]]
+
+_decode_statements = msgspec.msgpack.Decoder(Statements).decode
 
 # What marks a stated field as one of a feedback's details.
 _DETAIL = "detail."
 
 
-class Item(msgspec.Struct, array_like=True, gc=False):
+class Item[S](msgspec.Struct, array_like=True, gc=False):
     """One item, merged from its events in any order.
 
     `stated` holds the newest statement of each field as (time, event id, value); `status` the highest
@@ -42,18 +45,25 @@ class Item(msgspec.Struct, array_like=True, gc=False):
     first: _Stamp
     item_type: str
     newest_us: int
-    stated: dict[str, tuple[int, str, Any]] = {}
+    stated: S
     status: tuple[int, int, str, str] = (-1, 0, "", "pending")
     critical: _Stamp | None = None
     revision: int = 0
     withdrawn: bool = False
 
+    @property
+    def statements(self) -> Statements:
+        """`stated`, which stays as it is stored until it is asked for."""
+        if isinstance(self.stated, msgspec.Raw):
+            self.stated = cast(S, _decode_statements(self.stated))
+        return cast(Statements, self.stated)
+
     def state(self, name: str, stamp: _Stamp, value: Any) -> None:
         """Takes in a statement; null states nothing."""
         if value is not None:
-            known = self.stated.get(name)
+            known = self.statements.get(name)
             if known is None or stamp >= (known[0], known[1]):
-                self.stated[name] = (*stamp, value)
+                self.statements[name] = (*stamp, value)
 
     def reach(self, status: str | None, stamp: _Stamp) -> None:
         """Moves the status forward, never back; of equal ranks the one reached first holds."""
@@ -64,7 +74,7 @@ class Item(msgspec.Struct, array_like=True, gc=False):
 
     def value(self, name: str) -> Any:
         """The newest statement of a field, or null."""
-        stated = self.stated.get(name)
+        stated = self.statements.get(name)
         return stated[2] if stated else None
 
     @property
@@ -80,12 +90,12 @@ class WorkQueueState(PatientState):
     hand have touched: so that a patient with hundreds of items does not cost hundreds of rows an event.
     """
 
-    OWN = tuple[list[Item], bool]
+    OWN = tuple[list[Item[msgspec.Raw]], bool]
 
     def __init__(self) -> None:
         """A patient of whom nothing is known."""
         super().__init__()
-        self.items: dict[str, Item] = {}
+        self.items: dict[str, Item[Any]] = {}
         self.shown = True
         self.changed: set[str] = set()
 
@@ -93,7 +103,7 @@ class WorkQueueState(PatientState):
         """Also the policy's items; until a finding proves one again, its revision is 0."""
         super().recall(memory)
         for item_id, created_us, urgency in memory.reviews:
-            item = self.items[item_id] = Item(item_id, (created_us, ""), "review", created_us)
+            item = self.items[item_id] = Item(item_id, (created_us, ""), "review", created_us, {})
             item.state("urgency", item.first, urgency)
 
     def release(self) -> None:
@@ -113,7 +123,7 @@ class WorkQueueState(PatientState):
         self.items = {item.item_id: item for item in items}
 
 
-def _context(item: Item) -> str | None:
+def _context(item: Item[Any]) -> str | None:
     """What the item's events state beyond the columns, as an encoded JSON object."""
     known = item.value("context")
     context = orjson.loads(known) if known else {}
@@ -121,7 +131,7 @@ def _context(item: Item) -> str | None:
         criteria = item.value("trigger_criteria")
         stated = {"alert_type": item.value("alert_type")}
         context = stated | ({"trigger_criteria": orjson.loads(criteria)} if criteria else {}) | context
-    for name in item.stated:
+    for name in item.statements:
         if name.startswith(_DETAIL):
             value = item.value(name)
             detail = name.removeprefix(_DETAIL)
@@ -153,11 +163,11 @@ class WorkQueue(Projector[WorkQueueState]):
         return outcome
 
     @staticmethod
-    def _item(state: WorkQueueState, item_id: str, item_type: str, event: Event) -> tuple[Item, _Stamp]:
+    def _item(state: WorkQueueState, item_id: str, item_type: str, event: Event) -> tuple[Item[Any], _Stamp]:
         stamp = (event.ts_us, event.event_id)
         item = state.items.get(item_id)
         if item is None:
-            item = state.items[item_id] = Item(item_id, stamp, item_type, event.ts_us)
+            item = state.items[item_id] = Item(item_id, stamp, item_type, event.ts_us, {})
         if stamp < item.first and item.item_type != "review":
             item.first, item.item_type = stamp, item_type
         state.changed.add(item_id)
@@ -195,7 +205,9 @@ class WorkQueue(Projector[WorkQueueState]):
         """A finding states its fields at the time since when it holds; a later statement by a person wins."""
         item = state.items.get(fact.nudge_id)
         if item is None:
-            item = state.items[fact.nudge_id] = Item(fact.nudge_id, (event.ts_us, ""), "review", event.ts_us)
+            item = state.items[fact.nudge_id] = Item(
+                fact.nudge_id, (event.ts_us, ""), "review", event.ts_us, {}
+            )
         if fact.revision <= item.revision:
             return
         state.touched_us = now_us
@@ -213,9 +225,9 @@ class WorkQueue(Projector[WorkQueueState]):
             ("context", fact.context),
             ("site_id", event.site_id),
         ):
-            known = item.stated.get(name)
+            known = item.statements.get(name)
             if known is None or not known[1] or stamp >= known[:2]:
-                item.stated.pop(name, None)
+                item.statements.pop(name, None)
                 item.state(name, stamp, value)
 
     def project(self, state: WorkQueueState, cause: Cause, now_us: int, output: Output) -> None:
@@ -270,7 +282,7 @@ class WorkQueue(Projector[WorkQueueState]):
             state.rows.pop(item.item_id, None)
 
     @staticmethod
-    def _columns(item: Item, patient_id: str, visible: bool) -> dict[str, Any]:
+    def _columns(item: Item[Any], patient_id: str, visible: bool) -> dict[str, Any]:
         rank, reached_us, _, status = item.status
         urgency = item.value("urgency") or "medium"
         deadline_us = item.value("sla_deadline") or item.first[0] + DEADLINES_US[urgency]

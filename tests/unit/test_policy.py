@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
@@ -619,6 +620,10 @@ def plain(state: Any) -> Any:
     """Everything in a state, to compare it by."""
     if isinstance(state, PatientState):
         return {name: plain(value) for name, value in vars(state).items()}
+    if isinstance(state, dict):
+        return {name: plain(value) for name, value in state.items()}
+    if hasattr(state, "statements"):
+        return state.statements, msgspec.structs.astuple(state)
     if hasattr(state, "decisions"):
         return state.decisions
     if hasattr(state, "found"):
