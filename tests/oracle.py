@@ -72,7 +72,8 @@ class Options(NamedTuple):
 
 class Nudge(NamedTuple):
     """One output of the policy. `exercise_id` and `session_id` are '' where the type is not about one;
-    `created_at` is the time of its work-queue item, so None for nudges and feedback."""
+    `created_at` is the time of its work-queue item, so None for nudges and feedback. `occasion` tells it from
+    the next of its type: an event, a session or an item by id, a day by `day_occasion`."""
 
     kind: str
     type: str
@@ -81,6 +82,7 @@ class Nudge(NamedTuple):
     exercise_id: str = ""
     session_id: str = ""
     created_at: datetime | None = None
+    occasion: str = ""
 
 
 class Expected(NamedTuple):
@@ -95,7 +97,9 @@ class Expected(NamedTuple):
     withheld: frozenset[str]
 
 
-class _Event(NamedTuple):
+class Event(NamedTuple):
+    """An event, its `ts` in UTC, its `exercise_id` '' if absent, its body as stated."""
+
     event_id: str
     kind: str
     ts: datetime
@@ -109,12 +113,24 @@ class _Event(NamedTuple):
         return next((self.body[name] for name in names if self.body.get(name) is not None), None)
 
     def time(self, name: str) -> datetime | None:
+        """The field's value as a time, else None."""
         value = self.get(name)
         return None if value is None else parse_time(value)
 
     @property
     def order(self) -> tuple[datetime, str]:
+        """What the earliest and the newest of several events go by."""
         return self.ts, self.event_id
+
+    @property
+    def session_id(self) -> str:
+        """Of a session event: the session that it tells of."""
+        return self.get("session_id") or self.event_id
+
+    @property
+    def start(self) -> datetime:
+        """Of a session event: when it says that the session began."""
+        return self.time("start_time") or self.ts
 
 
 class _Consent(NamedTuple):
@@ -137,7 +153,10 @@ class _Session(NamedTuple):
     newest_ts: datetime
 
 
-class _Rep(NamedTuple):
+class Rep(NamedTuple):
+    """A repetition; `issues` are pairs of type and severity."""
+
+    event_id: str
     ts: datetime
     day: date
     exercise_id: str
@@ -152,7 +171,7 @@ def expected(arrivals: Sequence[Arrival], options: Options | None = None) -> Exp
     """
     options = options or Options()
     now = options.now or datetime.now(UTC)
-    events = _distinct(arrivals)
+    events = distinct_events(arrivals)
     total = Expected([], [], [], [], frozenset())
     for patient_id in sorted({event.patient_id for event in events}):
         one = _patient([event for event in events if event.patient_id == patient_id], options, now)
@@ -166,7 +185,7 @@ def expected(arrivals: Sequence[Arrival], options: Options | None = None) -> Exp
     return total
 
 
-def _patient(events: list[_Event], options: Options, now: datetime) -> Expected:
+def _patient(events: list[Event], options: Options, now: datetime) -> Expected:
     _check_span(events)
     consents = _consents(events)
     others = [event for event in events if event.kind != "consent"]
@@ -177,7 +196,7 @@ def _patient(events: list[_Event], options: Options, now: datetime) -> Expected:
 
     session_events = [event for event in kept if event.kind == "exercise_session"]
     sessions = _sessions(session_events)
-    reps = [_rep(event) for event in kept if event.kind == "rep_observation"]
+    reps = [rep_of(event) for event in kept if event.kind == "rep_observation"]
     alerts = [event for event in kept if event.kind == "alert"]
     feedback = [event for event in kept if event.kind == "feedback"]
     prescribed = _prescribed(session_events, options)
@@ -222,19 +241,20 @@ def event_time(arrival: Arrival) -> datetime:
     return parse_time(text)
 
 
-def _distinct(arrivals: Iterable[Arrival]) -> list[_Event]:
-    events: dict[str, _Event] = {}
+def distinct_events(arrivals: Iterable[Arrival]) -> list[Event]:
+    """The events that arrive, each once."""
+    events: dict[str, Event] = {}
     for arrival in arrivals:
         event = _event(arrival)
         events.setdefault(event.event_id, event)
     return list(events.values())
 
 
-def _event(arrival: Arrival) -> _Event:
+def _event(arrival: Arrival) -> Event:
     envelope = arrival.envelope
     if "event_id" not in envelope:
         raise ValueError("the oracle does not know the id of an event that states none")
-    return _Event(
+    return Event(
         event_id=envelope["event_id"],
         kind=envelope["kind"],
         ts=event_time(arrival),
@@ -245,18 +265,18 @@ def _event(arrival: Arrival) -> _Event:
     )
 
 
-def _check_span(events: list[_Event]) -> None:
+def _check_span(events: list[Event]) -> None:
     oldest = []
     for event in events:
         if event.kind != "consent":
             oldest.append(event.ts)
         if event.kind == "exercise_session":
-            oldest.append(event.time("start_time") or event.ts)
+            oldest.append(event.start)
     if oldest and max(event.ts for event in events) - min(oldest) > timedelta(days=28):
         raise ValueError("events of one patient more than 28 days apart: the result depends on their order")
 
 
-def _newest(events: Iterable[_Event], *names: str) -> Any:
+def _newest(events: Iterable[Event], *names: str) -> Any:
     """The field as the newest event that states it has it, else None."""
     stated = [event for event in events if event.get(*names) is not None]
     return max(stated, key=lambda event: event.order).get(*names) if stated else None
@@ -265,7 +285,7 @@ def _newest(events: Iterable[_Event], *names: str) -> Any:
 # --- Consent
 
 
-def _consents(events: list[_Event]) -> list[_Consent]:
+def _consents(events: list[Event]) -> list[_Consent]:
     return [
         _Consent(
             effective_from=event.time("effective_from") or event.ts,
@@ -289,7 +309,7 @@ def _consent_status(consents: list[_Consent], at: datetime) -> str:
     return "unknown" if newest.status == "pending" else newest.status
 
 
-def _is_withheld(event: _Event, consents: list[_Consent], mode: str) -> bool:
+def _is_withheld(event: Event, consents: list[_Consent], mode: str) -> bool:
     status = _consent_status(consents, event.ts)
     if mode == "off":
         return False
@@ -301,28 +321,25 @@ def _is_withheld(event: _Event, consents: list[_Consent], mode: str) -> bool:
 # --- Sessions and reps
 
 
-def _sessions(events: list[_Event]) -> list[_Session]:
+def _sessions(events: list[Event]) -> list[_Session]:
     """The patient's sessions by start, then id."""
-    by_id: dict[str, list[_Event]] = {}
+    by_id: dict[str, list[Event]] = {}
     for event in events:
-        by_id.setdefault(event.get("session_id") or event.event_id, []).append(event)
+        by_id.setdefault(event.session_id, []).append(event)
     sessions = [_session(session_id, same) for session_id, same in by_id.items()]
     return sorted(sessions, key=lambda session: (session.start, session.session_id))
 
 
-def _session(session_id: str, events: list[_Event]) -> _Session:
+def _session(session_id: str, events: list[Event]) -> _Session:
     events = sorted(events, key=lambda event: event.order)
     earliest = events[0]
-    start = earliest.time("start_time") or earliest.ts
-    minutes = [_minutes(event) for event in events if _minutes(event) is not None]
-    qualities = [
-        (_session_quality(event), event.ts) for event in events if _session_quality(event) is not None
-    ]
+    minutes = [minutes_of(event) for event in events if minutes_of(event) is not None]
+    qualities = [(quality_of(event), event.ts) for event in events if quality_of(event) is not None]
     return _Session(
         session_id=session_id,
-        start=start,
-        day=start.date(),
-        status=max((_session_status(event) for event in events), key=lambda status: _SESSION_RANK[status]),
+        start=earliest.start,
+        day=earliest.start.date(),
+        status=max((status_of(event) for event in events), key=lambda status: _SESSION_RANK[status]),
         exercise_id=earliest.exercise_id,
         minutes=minutes[-1] if minutes else None,
         quality=qualities[-1][0] if qualities else None,
@@ -331,7 +348,8 @@ def _session(session_id: str, events: list[_Event]) -> _Session:
     )
 
 
-def _session_status(event: _Event) -> str:
+def status_of(event: Event) -> str:
+    """The status that a session event gives its session."""
     stated = event.get("completion_status")
     if stated is not None:
         return str(stated)
@@ -345,7 +363,8 @@ def _session_status(event: _Event) -> str:
     return "completed" if has_ended else "started"
 
 
-def _minutes(event: _Event) -> float | None:
+def minutes_of(event: Event) -> float | None:
+    """The duration that a session event states, if any."""
     stated = event.get("duration_minutes")
     if stated is not None:
         return float(stated)
@@ -353,14 +372,17 @@ def _minutes(event: _Event) -> float | None:
     return None if start is None or end is None else (end - start).total_seconds() / 60
 
 
-def _session_quality(event: _Event) -> float | None:
+def quality_of(event: Event) -> float | None:
+    """The quality that a session event states, if any."""
     quality = event.get("overall_quality", "quality_score")
     return None if quality is None else float(quality)
 
 
-def _rep(event: _Event) -> _Rep:
+def rep_of(event: Event) -> Rep:
+    """The repetition that an event tells of."""
     issues = event.get("form_issues", "form_errors", "anomalies") or []
-    return _Rep(
+    return Rep(
+        event_id=event.event_id,
         ts=event.ts,
         day=event.ts.date(),
         exercise_id=event.exercise_id,
@@ -372,12 +394,12 @@ def _rep(event: _Event) -> _Rep:
     )
 
 
-def _prescribed(session_events: list[_Event], options: Options) -> int:
+def _prescribed(session_events: list[Event], options: Options) -> int:
     stated = _newest(session_events, "prescribed_sessions_per_week")
     return options.prescribed_sessions_per_week if stated is None else int(stated)
 
 
-def _ending_on(day: date, days: int, what: date) -> bool:
+def ending_on(day: date, days: int, what: date) -> bool:
     """Whether `what` is one of the `days` days that end on `day`."""
     return day - timedelta(days=days - 1) <= what <= day
 
@@ -430,9 +452,7 @@ def _percentage(completed: int, prescribed: int) -> Fraction:
 
 def _rolling(sessions: Iterable[_Session], day: date, days: int, prescribed: int) -> Fraction:
     completed = [
-        session
-        for session in sessions
-        if session.status == "completed" and _ending_on(day, days, session.day)
+        session for session in sessions if session.status == "completed" and ending_on(day, days, session.day)
     ]
     return _percentage(len(completed), prescribed * days // 7)
 
@@ -445,10 +465,10 @@ def _rounded(value: Fraction) -> float:
 
 
 def _quality(
-    patient_id: str, session_events: list[_Event], sessions: list[_Session], reps: list[_Rep]
+    patient_id: str, session_events: list[Event], sessions: list[_Session], reps: list[Rep]
 ) -> list[Row]:
     exercises = {rep.exercise_id for rep in reps}
-    exercises |= {event.exercise_id for event in session_events if _session_quality(event) is not None}
+    exercises |= {event.exercise_id for event in session_events if quality_of(event) is not None}
     return [
         _quality_row(
             patient_id,
@@ -460,9 +480,9 @@ def _quality(
     ]
 
 
-def _quality_row(patient_id: str, exercise_id: str, sessions: list[_Session], reps: list[_Rep]) -> Row:
+def _quality_row(patient_id: str, exercise_id: str, sessions: list[_Session], reps: list[Rep]) -> Row:
     newest_day = max((rep.day for rep in reps), default=None)
-    window = [rep for rep in reps if newest_day is not None and _ending_on(newest_day, 7, rep.day)]
+    window = [rep for rep in reps if newest_day is not None and ending_on(newest_day, 7, rep.day)]
     scores = sorted(rep.score for rep in window)
     critical = sum(score < Fraction(1, 2) for score in scores)
     rated = [session for session in sessions if session.quality is not None]
@@ -486,7 +506,7 @@ def _quality_row(patient_id: str, exercise_id: str, sessions: list[_Session], re
     }
 
 
-def _average(reps: list[_Rep]) -> Fraction:
+def _average(reps: list[Rep]) -> Fraction:
     return sum((rep.score for rep in reps), Fraction(0)) / len(reps)
 
 
@@ -498,11 +518,11 @@ def _nearest_rank(ascending: list[Fraction], percent: int) -> float | None:
     return None
 
 
-def _trend(reps: list[_Rep], newest_day: date | None) -> str:
+def _trend(reps: list[Rep], newest_day: date | None) -> str:
     if newest_day is None:
         return "stable"
-    week = [rep for rep in reps if _ending_on(newest_day, 7, rep.day)]
-    week_before = [rep for rep in reps if _ending_on(newest_day - timedelta(days=7), 7, rep.day)]
+    week = [rep for rep in reps if ending_on(newest_day, 7, rep.day)]
+    week_before = [rep for rep in reps if ending_on(newest_day - timedelta(days=7), 7, rep.day)]
     if not week_before:
         return "stable"
     change = _average(week) - _average(week_before)
@@ -511,7 +531,7 @@ def _trend(reps: list[_Rep], newest_day: date | None) -> str:
     return "declining" if change <= Fraction("-0.05") else "stable"
 
 
-def _issue_frequency(reps: list[_Rep]) -> list[Row]:
+def _issue_frequency(reps: list[Rep]) -> list[Row]:
     counts = Counter(issue_type for rep in reps for issue_type, _severity in rep.issues)
     return [
         {"type": issue_type, "count": count}
@@ -523,7 +543,7 @@ def _issue_frequency(reps: list[_Rep]) -> list[Row]:
 
 
 def _work_queue(
-    patient_id: str, alerts: list[_Event], feedback: list[_Event], nudges: list[Nudge]
+    patient_id: str, alerts: list[Event], feedback: list[Event], nudges: list[Nudge]
 ) -> list[Row]:
     alert_items = _grouped(alerts, "alert_id")
     feedback_items = _grouped(feedback, "feedback_id")
@@ -536,14 +556,14 @@ def _work_queue(
     ]
 
 
-def _grouped(events: list[_Event], id_field: str) -> dict[str, list[_Event]]:
-    items: dict[str, list[_Event]] = {}
+def _grouped(events: list[Event], id_field: str) -> dict[str, list[Event]]:
+    items: dict[str, list[Event]] = {}
     for event in sorted(events, key=lambda event: event.order):
         items.setdefault(event.get(id_field) or event.event_id, []).append(event)
     return items
 
 
-def _alert_item(patient_id: str, item_id: str, events: list[_Event]) -> Row:
+def _alert_item(patient_id: str, item_id: str, events: list[Event]) -> Row:
     alert_type = _newest(events, "alert_type")
     context = {"alert_type": alert_type}
     if (criteria := _newest(events, "trigger_criteria")) is not None:
@@ -561,7 +581,7 @@ def _alert_item(patient_id: str, item_id: str, events: list[_Event]) -> Row:
     }
 
 
-def _feedback_item(patient_id: str, item_id: str, events: list[_Event]) -> Row:
+def _feedback_item(patient_id: str, item_id: str, events: list[Event]) -> Row:
     contents = [event.get("content", "message") for event in events]
     texts = [content for content in contents if isinstance(content, str)]
     objects = [content for content in contents if isinstance(content, dict)]
@@ -587,7 +607,7 @@ def _feedback_item(patient_id: str, item_id: str, events: list[_Event]) -> Row:
     }
 
 
-def _item_fields(events: list[_Event], urgency: str, statuses: list[str | None]) -> Row:
+def _item_fields(events: list[Event], urgency: str, statuses: list[str | None]) -> Row:
     """The columns that alerts and feedback share; `events` ascend, `statuses` are what each states."""
     created_at = events[0].ts
     status, status_ts = "pending", None
@@ -619,12 +639,12 @@ def _urgency(stated: str | None) -> str:
     return {None: "medium", "urgent": "critical"}.get(stated) or str(stated)
 
 
-def _alert_status(event: _Event) -> str | None:
+def _alert_status(event: Event) -> str | None:
     stated = event.get("resolution_status", "status")
     return "pending" if stated == "active" else stated
 
 
-def _feedback_status(event: _Event) -> str | None:
+def _feedback_status(event: Event) -> str | None:
     return None if event.get("acknowledged_at") is None else "acknowledged"
 
 
@@ -652,16 +672,19 @@ def _gap_nudges(patient_id: str, sessions: list[_Session]) -> list[Nudge]:
     for before, after in pairwise(days):
         gap = (after - before).days
         if 3 < gap <= 7:
-            nudges.append(Nudge("nudge", "missed_sessions", "low", patient_id))
+            nudges.append(Nudge("nudge", "missed_sessions", "low", patient_id, occasion=day_occasion(after)))
         if gap > 7:
             silent_until = datetime.combine(before + timedelta(days=8), time(tzinfo=UTC))
-            nudges.append(Nudge("alert", "extended_absence", "high", patient_id, created_at=silent_until))
+            occasion = day_occasion(before)
+            nudges.append(
+                Nudge("alert", "extended_absence", "high", patient_id, "", "", silent_until, occasion)
+            )
     return nudges
 
 
 def _short_session_nudges(patient_id: str, sessions: list[_Session]) -> list[Nudge]:
     return [
-        Nudge("nudge", "short_session", "low", patient_id, session_id=session.session_id)
+        Nudge("nudge", "short_session", "low", patient_id, "", session.session_id, None, session.session_id)
         for session in sessions
         if session.status == "completed" and session.minutes is not None and session.minutes < 10
     ]
@@ -681,11 +704,19 @@ def _adherence_nudges(patient_id: str, sessions: list[_Session], prescribed: int
             excellent.setdefault(session.day, session.start)
     return [
         *(
-            Nudge("alert", "low_weekly_adherence", "medium", patient_id, created_at=low[day])
+            Nudge("alert", "low_weekly_adherence", "medium", patient_id, "", "", low[day], day_occasion(day))
             for day in _spaced(low, 7)
         ),
-        *(Nudge("nudge", "adherence_excellence", "low", patient_id) for _day in _spaced(excellent, 28)),
+        *(
+            Nudge("nudge", "adherence_excellence", "low", patient_id, occasion=day_occasion(day))
+            for day in _spaced(excellent, 28)
+        ),
     ]
+
+
+def day_occasion(day: date) -> str:
+    """The days since 1970 in digits."""
+    return str((day - date(1970, 1, 1)).days)
 
 
 def _spaced(candidates: Iterable[date], days: int) -> list[date]:
@@ -702,68 +733,71 @@ def _session_quality_nudges(patient_id: str, sessions: list[_Session]) -> list[N
     for session in sessions:
         about = (patient_id, session.exercise_id, session.session_id)
         if session.quality is not None and session.quality < 0.5:
-            nudges.append(Nudge("alert", "poor_quality", "medium", *about, created_at=session.quality_ts))
+            nudges.append(
+                Nudge("alert", "poor_quality", "medium", *about, session.quality_ts, session.session_id)
+            )
         if session.quality is not None and 0.5 <= session.quality < 0.7:
-            nudges.append(Nudge("nudge", "quality_reminder", "low", *about))
+            nudges.append(Nudge("nudge", "quality_reminder", "low", *about, occasion=session.session_id))
     return nudges
 
 
-def _exercise_nudges(patient_id: str, reps: list[_Rep]) -> list[Nudge]:
+def _exercise_nudges(patient_id: str, reps: list[Rep]) -> list[Nudge]:
     nudges = []
     for exercise_id in sorted({rep.exercise_id for rep in reps}):
+        about = (patient_id, exercise_id, "")
         own = [rep for rep in reps if rep.exercise_id == exercise_id]
         days = sorted({rep.day for rep in own})
         for day in _spaced((day for day in days if _is_degraded(own, day)), 7):
             first = min(rep.ts for rep in own if rep.day == day)
-            nudges.append(
-                Nudge("alert", "quality_degradation", "high", patient_id, exercise_id, created_at=first)
-            )
+            nudges.append(Nudge("alert", "quality_degradation", "high", *about, first, day_occasion(day)))
         improved = _spaced((day for day in days if _is_improved(own, days, day)), 14)
-        nudges += [Nudge("nudge", "quality_improvement", "low", patient_id, exercise_id) for _day in improved]
+        nudges += [
+            Nudge("nudge", "quality_improvement", "low", *about, occasion=day_occasion(day))
+            for day in improved
+        ]
     return nudges
 
 
-def _is_degraded(reps: list[_Rep], day: date) -> bool:
-    window = [rep for rep in reps if _ending_on(day, 7, rep.day)]
+def _is_degraded(reps: list[Rep], day: date) -> bool:
+    window = [rep for rep in reps if ending_on(day, 7, rep.day)]
     critical = [rep for rep in window if rep.score < Fraction(1, 2)]
     if len(window) < 20:
         return False
     return _average(window) < Fraction("0.7") or Fraction(len(critical), len(window)) >= Fraction("0.3")
 
 
-def _is_improved(reps: list[_Rep], days: list[date], day: date) -> bool:
-    recent = [rep_day for rep_day in days if _ending_on(day, 14, rep_day)]
+def _is_improved(reps: list[Rep], days: list[date], day: date) -> bool:
+    recent = [rep_day for rep_day in days if ending_on(day, 14, rep_day)]
     return days[0] <= day - timedelta(days=13) and all(
-        _average([rep for rep in reps if _ending_on(rep_day, 7, rep.day)]) > Fraction("0.85")
+        _average([rep for rep in reps if ending_on(rep_day, 7, rep.day)]) > Fraction("0.85")
         for rep_day in recent
     )
 
 
-def _pain_nudges(patient_id: str, events: list[_Event]) -> list[Nudge]:
+def _pain_nudges(patient_id: str, events: list[Event]) -> list[Nudge]:
     nudges = []
     for event in events:
-        pain = event.get("pain_level")
+        pain, about = event.get("pain_level"), (patient_id, "", "", event.ts, event.event_id)
         if pain is not None and pain >= 7:
-            nudges.append(Nudge("emergency", "pain_reported", "critical", patient_id, created_at=event.ts))
+            nudges.append(Nudge("emergency", "pain_reported", "critical", *about))
         elif pain is not None and pain >= 4:
-            nudges.append(Nudge("alert", "pain_reported", "high", patient_id, created_at=event.ts))
+            nudges.append(Nudge("alert", "pain_reported", "high", *about))
     return nudges
 
 
-def _critical_alert_nudges(patient_id: str, alerts: list[_Event]) -> list[Nudge]:
+def _critical_alert_nudges(patient_id: str, alerts: list[Event]) -> list[Nudge]:
     nudges = []
-    for events in _grouped(alerts, "alert_id").values():
+    for item_id, events in _grouped(alerts, "alert_id").items():
         critical = [
             event for event in events if _urgency(event.get("urgency", "severity", "priority")) == "critical"
         ]
         if critical:
-            nudges.append(
-                Nudge("emergency", "critical_alert", "critical", patient_id, created_at=critical[0].ts)
-            )
+            about = (patient_id, "", "", critical[0].ts, item_id)
+            nudges.append(Nudge("emergency", "critical_alert", "critical", *about))
     return nudges
 
 
-def _rep_nudges(patient_id: str, reps: list[_Rep]) -> list[Nudge]:
+def _rep_nudges(patient_id: str, reps: list[Rep]) -> list[Nudge]:
     """Feedback on single reps, which are in the order of arrival."""
     if [rep.ts for rep in reps] != sorted(rep.ts for rep in reps):
         raise ValueError("feedback on reps needs them in the order of their ts")
@@ -780,7 +814,8 @@ def _rep_nudges(patient_id: str, reps: list[_Rep]) -> list[Nudge]:
             last = last_fired.get((nudge_type, rep.exercise_id))
             if last is None or rep.ts - last >= timedelta(seconds=30):
                 last_fired[nudge_type, rep.exercise_id] = rep.ts
-                nudges.append(Nudge("feedback", nudge_type, severity, patient_id, rep.exercise_id))
+                about = (patient_id, rep.exercise_id, "", None, rep.event_id)
+                nudges.append(Nudge("feedback", nudge_type, severity, *about))
     return nudges
 
 
@@ -891,7 +926,7 @@ def assert_nudges_equal(
 
 
 def nudge_of(message: Mapping[str, Any]) -> Nudge:
-    """What a message of the nudge topic is about."""
+    """What a message of the nudge topic is about; it does not state its occasion."""
     return Nudge(
         kind=message["kind"],
         type=message["type"],
@@ -903,7 +938,8 @@ def nudge_of(message: Mapping[str, Any]) -> Nudge:
 
 
 def _nudge_counts(nudges: list[Nudge], skipped: frozenset[str]) -> Counter[str]:
-    return Counter(str(nudge._replace(created_at=None)) for nudge in nudges if nudge.type not in skipped)
+    plain = [nudge._replace(created_at=None, occasion="") for nudge in nudges]
+    return Counter(str(nudge) for nudge in plain if nudge.type not in skipped)
 
 
 def _multiset_differences(what: str, actual: Counter[str], wanted: Counter[str]) -> list[str]:

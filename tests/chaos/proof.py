@@ -31,11 +31,12 @@ from pipeline.emulators import bigquery_emulator
 from pipeline.provision import Resources, provision
 from tests.chaos.background import Background, background
 from tests.chaos.bigquery import MisbehavingBigQuery, misbehaving_bigquery
+from tests.chaos.nudges import POLICY, judge
 from tests.chaos.pubsub import MisbehavingPubSub, misbehaving_pubsub
 from tests.chaos.schedule import Schedule
-from tests.chaos.story import OF_A_DAY, OF_SEVERAL_EVENTS, Sent, Story, patient_of, tell
+from tests.chaos.story import Sent, Story, tell
 from tests.integration.streaming import PATIENT, SECRET, Job, accounted_for, view
-from tests.oracle import KEYS, Nudge, assert_rows_equal, nudge_of
+from tests.oracle import KEYS, assert_rows_equal
 
 _PROJECT = "rehab-local"
 _RESOURCES = Resources(
@@ -60,9 +61,6 @@ _STANDSTILL_SECONDS = 180.0
 _LOOK_SECONDS = 0.2
 # How long rows may take that are right in the end, once everything is acknowledged.
 _SETTLE_SECONDS = 60.0
-
-# No absence falls due while the proof runs, and feedback on a repetition does not depend on others.
-_POLICY = "missed_sessions: {silent_days: 27}\nrep_feedback: {repeat_seconds: 0}\n"
 
 Say = Callable[[str], None]
 
@@ -188,7 +186,7 @@ class _Run:
         self._folder = folder
         self._say = say
         self._policy = folder / "policy.yaml"
-        self._policy.write_text(_POLICY)
+        self._policy.write_text(POLICY)
 
     def live_and_die(self, kills: int) -> Job:
         """Publishes part after part, with a kill in each but the last; gives the job that lives."""
@@ -275,7 +273,7 @@ def _figures(story: Story, run: _Run, job: Job, kills: int, seconds: float) -> F
     rows, wrong_rows, problems = _settled_rows(story)
     letters = Counter(bytes(letter["payload"]) for letter in view(_RESOURCES, "dead_letters"))
     wanted_letters = Counter(dict.fromkeys(story.letters, 1))
-    nudges, missing, unexpected, contradictions = _check_nudges(story)
+    nudges = judge(_nudge_messages(), story)
     lines = [line for each in run.jobs for line in each.log.read_text(errors="replace").splitlines()]
     faults = Counter({f"Pub/Sub: {name}": n for name, n in run.pubsub.schedule.faults.items()})
     faults |= Counter({f"BigQuery: {name}": n for name, n in run.bigquery.schedule.faults.items()})
@@ -293,12 +291,12 @@ def _figures(story: Story, run: _Run, job: Job, kills: int, seconds: float) -> F
         letters=letters.total(),
         missing_letters=(wanted_letters - letters).total(),
         unexpected_letters=(letters - wanted_letters).total(),
-        nudges=nudges,
-        missing_nudges=missing.total(),
-        unexpected_nudges=unexpected.total(),
+        nudges=nudges.ids,
+        missing_nudges=len(nudges.missing),
+        unexpected_nudges=len(nudges.unexpected),
         log_lines=len(lines),
         telling_lines=sum(PATIENT in line or SECRET in line for line in lines),
-        problems=[*problems, *contradictions, *_reasons(story)],
+        problems=[*problems, *_reasons(story)],
     )
 
 
@@ -325,38 +323,7 @@ def _check_rows(story: Story) -> tuple[int, int, list[str]]:
     return count, wrong, problems
 
 
-def _check_nudges(story: Story) -> tuple[int, Counter[Nudge], Counter[Nudge], list[str]]:
-    """How many ids there are, and which nudges are missing and unexpected, each id counted once."""
-    ids: dict[str, Nudge] = {}
-    problems = []
-    events = {arrival.envelope["event_id"]: patient_of(arrival) for arrival in story.arrivals}
-    for body in _nudge_bodies():
-        nudge = nudge_of(body)
-        if ids.setdefault(body["nudge_id"], nudge) != nudge:
-            problems.append(f"one nudge id for two things: {body['nudge_id']}")
-        if body["triggered_by"] and events.get(body["triggered_by"]) != body["subject_id"]:
-            problems.append(f"a nudge is not about an event of its patient: {body['nudge_id']}")
-    actual = Counter(ids.values())
-    wanted = Counter(nudge._replace(created_at=None) for nudge in story.nudges)
-    missing = Counter({n: c for n, c in (wanted - actual).items() if _must_come(n, story)})
-    unexpected = Counter({n: c for n, c in (actual - wanted).items() if not _may_come(n, story)})
-    return len(ids), missing, unexpected, problems
-
-
-def _must_come(nudge: Nudge, story: Story) -> bool:
-    """Whether the nudge comes in whatever order the events arrive."""
-    if nudge.patient_id in story.hidden:
-        return False
-    return nudge.patient_id in story.uploads or nudge.type not in OF_A_DAY
-
-
-def _may_come(nudge: Nudge, story: Story) -> bool:
-    """Whether what had arrived at some moment may have given a nudge that all events together do not give."""
-    alone = nudge.patient_id in {patient_of(arrival) for arrival in story.arrivals} - story.uploads
-    return alone and nudge.type in OF_SEVERAL_EVENTS
-
-
-def _nudge_bodies() -> Iterator[dict[str, Any]]:
+def _nudge_messages() -> Iterator[dict[str, Any]]:
     while True:
         answer = subscriber().pull(
             subscription=_NUDGE_SUBSCRIPTION, max_messages=1000, return_immediately=True

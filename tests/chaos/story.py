@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from random import Random
 from typing import Any, NamedTuple
 
 import orjson
 
 from tests.integration.streaming import PATIENT, SECRET, recent
-from tests.oracle import Arrival, Expected, Nudge, expected
+from tests.oracle import Arrival, Expected, Nudge, distinct_events, expected, rep_of
 from tests.strategies import random_arrivals
 
 # Of all events: copies of others, and such as cannot be used.
@@ -17,25 +18,6 @@ _BAD_SHARE = 0.05
 _SECONDARY_SHARE = 0.3
 # About what a patient's 28 days come to.
 _EVENTS_PER_PATIENT = 100
-
-# What a rule says of several events together depends on which of them have arrived, and stays said.
-OF_SEVERAL_EVENTS = frozenset(
-    {
-        "missed_sessions",
-        "extended_absence",
-        "low_weekly_adherence",
-        "adherence_excellence",
-        "short_session",
-        "poor_quality",
-        "quality_reminder",
-        "quality_degradation",
-        "quality_improvement",
-    }
-)
-# And said for one day, it is not said again for another day nearby.
-OF_A_DAY = frozenset(
-    {"low_weekly_adherence", "adherence_excellence", "quality_degradation", "quality_improvement"}
-)
 
 
 class Sent(NamedTuple):
@@ -59,12 +41,16 @@ class Story(NamedTuple):
     hidden: frozenset[str]
     letters: dict[bytes, str]
     expected: Expected
-    nudges: list[Nudge]
 
     @property
     def events(self) -> int:
         """How many events there are in the messages."""
         return sum(message.events for message in self.messages)
+
+    @property
+    def nudges(self) -> list[Nudge]:
+        """What all events together give, where the policy need not keep silent after a repetition."""
+        return [*self.expected.nudges, *_rep_feedback(self.arrivals)]
 
 
 def tell(events: int, seed: int) -> Story:
@@ -88,9 +74,7 @@ def tell(events: int, seed: int) -> Story:
             messages.append(copy._replace(to_secondary=rng.random() < 0.5))
     rng.shuffle(messages)
     hidden = frozenset(patient_of(arrival) for arrival in arrivals if _withdraws(arrival.envelope))
-    wanted = expected(arrivals)
-    nudges = [*wanted.nudges, *_rep_feedback(arrivals)]
-    return Story(messages, arrivals, uploads, hidden, letters, wanted, nudges)
+    return Story(messages, arrivals, uploads, hidden, letters, expected(arrivals))
 
 
 def patient_of(arrival: Arrival) -> str:
@@ -148,29 +132,19 @@ def _withdraws(envelope: dict[str, Any]) -> bool:
 
 
 def _rep_feedback(arrivals: Iterable[Arrival]) -> list[Nudge]:
-    """What the policy says of each repetition, where it need not keep silent in between."""
     severities = {"minor": "low", "moderate": "medium", "major": "high"}
     nudges = []
-    for arrival in arrivals:
-        if arrival.envelope["kind"] != "rep_observation":
+    for event in distinct_events(arrivals):
+        if event.kind != "rep_observation":
             continue
-        body = arrival.envelope["body"]
-        about = patient_of(arrival), arrival.envelope.get("exercise_id", "")
-        stated = [issue if isinstance(issue, dict) else {} for issue in _of(body, *_ISSUES) or []]
-        if stated:
-            worst = max((issue.get("severity", "minor") for issue in stated), key=list(severities).index)
+        rep = rep_of(event)
+        about = (event.patient_id, event.exercise_id, "", None, event.event_id)
+        if rep.issues:
+            worst = max((severity for _type, severity in rep.issues), key=list(severities).index)
             nudges.append(Nudge("feedback", "form_correction", severities[worst], *about))
-        if _of(body, *_SCORES) < 0.6:
+        if rep.score < Fraction("0.6"):
             nudges.append(Nudge("feedback", "rep_quality", "low", *about))
     return nudges
-
-
-_ISSUES = ("form_issues", "form_errors", "anomalies")
-_SCORES = ("quality_score", "rep_quality", "form_score")
-
-
-def _of(body: dict[str, Any], *names: str) -> Any:
-    return next((body[name] for name in names if name in body), None)
 
 
 def _json(kind: str, number: int, **fields: Any) -> bytes:

@@ -759,7 +759,7 @@ def test_poor_quality_is_about_the_newest_statement() -> None:
         session(day(5), session_id="s", exercise="squat"),
     ]
     assert expected(arrivals).nudges == [
-        Nudge("alert", "poor_quality", "medium", "p", "squat", "s", created_at=at(4))
+        Nudge("alert", "poor_quality", "medium", "p", "squat", "s", created_at=at(4), occasion="s")
     ]
 
 
