@@ -1,6 +1,5 @@
 """templates/launch.sh says what it would run, and gcloud itself is asked whether it knows those commands."""
 
-import json
 import os
 import shlex
 import shutil
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.gcloud import assert_known
 from tests.unit.test_template import PARAMETERS
 
 ROOT = Path(__file__).parents[2]
@@ -116,16 +116,7 @@ def test_a_dry_run_says_what_would_run(
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not installed")
 @pytest.mark.parametrize("command", [shlex.join(c) for _, _, commands in PLANS for c in commands])
 def test_gcloud_knows_the_command(command: str, tmp_path: Path) -> None:
-    # Its own static check: nothing is run, no network, no credentials.
-    checked = subprocess.run(
-        ["gcloud", "meta", "lint-gcloud-commands", f"--command-string={command}"],
-        capture_output=True,
-        check=True,
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
-        timeout=120,
-    )
-    (verdict,) = json.loads(checked.stdout)
-    assert verdict["success"], verdict["error_message"]
+    assert_known(command, tmp_path)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What is written about deploying is held to the scripts, to gcloud, and to its own arithmetic."""
 
-import json
 import os
 import re
 import shlex
@@ -11,6 +10,8 @@ from pathlib import Path
 from string import Template
 
 import pytest
+
+from tests.gcloud import assert_known
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,15 +65,7 @@ def test_the_script_takes_what_is_written(line: str) -> None:
 @pytest.mark.parametrize("line", OF_GCLOUD)
 def test_gcloud_knows_what_is_written(line: str, tmp_path: Path) -> None:
     command = shlex.join(shlex.split(Template(line).substitute(NAMES)))
-    checked = subprocess.run(
-        ["gcloud", "meta", "lint-gcloud-commands", f"--command-string={command}"],
-        capture_output=True,
-        check=True,
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
-        timeout=120,
-    )
-    (verdict,) = json.loads(checked.stdout)
-    assert verdict["success"], verdict["error_message"]
+    assert_known(command, tmp_path)
 
 
 def test_the_arithmetic_prints_what_is_written() -> None:
