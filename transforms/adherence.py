@@ -173,7 +173,7 @@ class Adherence(Projector[AdherenceState]):
         sessions = state.in_order()
         calendar = _Calendar.of(sessions)
         # A gap begins, and an absence ended, with the session before those that have changed.
-        first = bisect_left(sessions, changed_since, key=attrgetter("day"))
+        first = _index_of_day(sessions, changed_since)
         since_day = sessions[first - 1].day + 1 if first else ALWAYS
         for row in self._week_rows(state, sessions, calendar, since_day, cause, now_us):
             output.rows.append((TABLE, row))
@@ -228,7 +228,7 @@ class Adherence(Projector[AdherenceState]):
         }
         for week in self._rebuilt_weeks(state, oldest_week, sessions[-1].day):
             weeks[iso_date(week)] = []
-        for session in sessions[bisect_left(sessions, oldest_week, key=attrgetter("day")) :]:
+        for session in sessions[_index_of_day(sessions, oldest_week) :]:
             weeks.setdefault(iso_date(week_start_of(session.day)), []).append(session)
         status, visible = state.consents.status_at(now_us), self.is_visible(state, now_us)
         for week_start, members in weeks.items():
@@ -446,3 +446,8 @@ def _decision_columns(decision: Decision) -> dict[str, Any]:
         "status": decision.status,
         "expires_at": None if decision.expires_us is None else to_rfc3339(decision.expires_us),
     }
+
+
+def _index_of_day(sessions: list[Session], day: int) -> int:
+    """Where the sessions of a day and those after it begin, in order of start."""
+    return bisect_left(sessions, day * DAY_US, key=attrgetter("start_us"))

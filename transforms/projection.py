@@ -318,11 +318,11 @@ class Projector[S: PatientState](ABC):
         something has aged out.
         """
         status_changes_us = state.consents.next_change_us(state.projected_us)
-        time_tells = cause.event_id is None or (status_changes_us or now_us + 1) <= now_us
-        everything = state.findings.age_out(state.horizon_us) or time_tells
-        since = ALWAYS if everything else state.changed_since
-        state.changed_since, state.projected_us = NEVER, now_us
-        return since
+        has_changed = status_changes_us is not None and status_changes_us <= now_us
+        if state.findings.age_out(state.horizon_us) or has_changed or cause.event_id is None:
+            state.changed_since = ALWAYS
+        since_day, state.changed_since, state.projected_us = state.changed_since, NEVER, now_us
+        return since_day
 
     def reconcile(
         self, state: PatientState, findings: Iterable[Finding], since_day: int, cause: Cause, now_us: int
