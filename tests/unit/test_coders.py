@@ -5,22 +5,26 @@ from random import Random
 import pytest
 
 from tests.strategies import WINDOW_END, random_arrivals
-from transforms.coders import EventCoder
+from transforms.coders import EventCoder, pack, unpack, unpack_sealed
 from transforms.events import REVIEW, Event, ReviewFact, parse_event
 from transforms.message import Message
 from transforms.times import DAY_US, to_micros
 
 
-def test_events_of_every_kind_come_back_as_they_were() -> None:
+@pytest.fixture(scope="module")
+def events() -> list[Event]:
     now_us = to_micros(WINDOW_END) + DAY_US
-    events = [
+    parsed = [
         parse_event(
             arrival.envelope, Message(b"\x00{}\xff", {"k": "v"}, "s", "m", arrival.publish_us), now_us
         )
         for arrival in random_arrivals(Random(5))
     ]
     fact = ReviewFact("n1", now_us, False, "high", "text", "{}")
-    events.append(Event("", REVIEW, 0, "p1", "", None, fact, Message(b"", {}, "", "", now_us)))
+    return [*parsed, Event("", REVIEW, 0, "p1", "", None, fact, Message(b"", {}, "", "", now_us))]
+
+
+def test_events_of_every_kind_come_back_as_they_were(events: list[Event]) -> None:
     assert {event.kind for event in events} > {"exercise_session", "rep_observation", "consent", "alert"}
     for event in events:
         back = EventCoder().decode(EventCoder().encode(event))
@@ -29,6 +33,20 @@ def test_events_of_every_kind_come_back_as_they_were() -> None:
         assert type(back.message) is Message
 
 
-def test_an_event_of_a_later_release_is_refused() -> None:
-    with pytest.raises(ValueError, match="cannot read version"):
-        EventCoder().decode(bytes((EventCoder.VERSION + 1, 0x90)))
+@pytest.mark.parametrize("number", [0, 1, 10, 100])
+def test_packed_events_come_back_as_they_were(events: list[Event], number: int) -> None:
+    packed = pack(events[:number])
+    assert unpack(packed) == events[:number]
+    # Once more, as a step does that only hands them on.
+    assert unpack(pack(unpack_sealed(packed))) == events[:number]
+
+
+def test_many_packed_events_are_smaller_than_each_by_itself(events: list[Event]) -> None:
+    assert len(pack(events)) < sum(len(pack([event])) for event in events) / 2
+
+
+def test_events_of_a_later_release_are_refused() -> None:
+    later = bytes((EventCoder.VERSION + 1, 0x90))
+    for read in (EventCoder().decode, unpack):
+        with pytest.raises(ValueError, match="cannot read version"):
+            read(later)
