@@ -207,7 +207,7 @@ class _Subscription:
 
     def join(self) -> None:
         """Waits until `stop` has done so, but not for long."""
-        self._answerer.join(2 * _STOP_SECONDS)
+        self._answerer.join(_PULL_SECONDS + 2 * _STOP_SECONDS)
 
     def waiting(self) -> int:
         """How many messages the pipeline has not asked for yet."""
@@ -318,7 +318,7 @@ class _Subscription:
         if unfinished:
             self._give_back(unfinished)
             # A pull that is under way (and cannot be called off) may get them, and gives them back again.
-            self._puller.join(_STOP_SECONDS)
+            self._puller.join(_PULL_SECONDS + _STOP_SECONDS)
 
     def _acknowledge_settled(self) -> None:
         with self._changed:
