@@ -58,6 +58,11 @@ def finding(rule: str, occasion: object, data: dict[str, Any], **more: Any) -> F
     return Finding(rule, str(occasion), at_us=0, newest_us=0, data=data, **stated | more)
 
 
+def of_session(rule: str, data: dict[str, Any], triggered_by: str) -> Finding:
+    """Of the session "one"."""
+    return finding(rule, "one", data, session_id="one", exercise_id="squat", triggered_by=triggered_by)
+
+
 def judged(
     arrivals: Sequence[Arrival],
     findings: Iterable[Finding],
@@ -122,14 +127,7 @@ CASES = {
     ),
     "short": Case(
         parts({"duration_minutes": 5}, {"completion_status": "completed", "duration_minutes": 30}),
-        finding(
-            "short_session",
-            "one",
-            {"duration_minutes": 5.0},
-            session_id="one",
-            exercise_id="squat",
-            triggered_by="s0",
-        ),
+        of_session("short_session", {"duration_minutes": 5.0}, "s0"),
         [
             {"data": {"duration_minutes": 4.0}},
             {"data": {"duration_minutes": 30.0}, "triggered_by": "s1"},
@@ -144,26 +142,12 @@ CASES = {
             {"duration_minutes": 5, "completion_status": "partial"},
             {"duration_minutes": 30},
         ),
-        finding(
-            "short_session",
-            "one",
-            {"duration_minutes": 9.0},
-            session_id="one",
-            exercise_id="squat",
-            triggered_by="s0",
-        ),
+        of_session("short_session", {"duration_minutes": 9.0}, "s0"),
         [{"rule": "poor_quality"}, {"data": {"duration_minutes": 30.0}, "triggered_by": "s2"}],
     ),
     "poor": Case(
         parts({"overall_quality": 0.4}, {"overall_quality": 0.6}, {"overall_quality": 0.9}),
-        finding(
-            "poor_quality",
-            "one",
-            {"overall_quality": 0.4},
-            session_id="one",
-            exercise_id="squat",
-            triggered_by="s0",
-        ),
+        of_session("poor_quality", {"overall_quality": 0.4}, "s0"),
         [
             {"data": {"overall_quality": 0.3}},
             {"data": {"overall_quality": 0.6}, "triggered_by": "s1"},
@@ -174,14 +158,7 @@ CASES = {
     ),
     "reminder": Case(
         parts({"overall_quality": 0.4}, {"overall_quality": 0.6}, {"overall_quality": 0.9}),
-        finding(
-            "quality_reminder",
-            "one",
-            {"overall_quality": 0.6},
-            session_id="one",
-            exercise_id="squat",
-            triggered_by="s1",
-        ),
+        of_session("quality_reminder", {"overall_quality": 0.6}, "s1"),
         [
             {"data": {"overall_quality": 0.4}, "triggered_by": "s0"},
             {"data": {"overall_quality": 0.9}, "triggered_by": "s2"},

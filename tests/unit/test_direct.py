@@ -152,6 +152,18 @@ def test_a_key_without_state_and_timers_is_forgotten() -> None:
     assert not states.due(MIN_TIMESTAMP, 5.0)
 
 
+def test_the_size_of_state_is_that_of_its_values() -> None:
+    states = _KeyedStates()
+    for key, value in ((b"a", b"value"), (b"b", b"other"), (b"a", b"longer value")):
+        state = DirectUnmergedState()
+        state.add_state(GlobalWindow(), _ReadModifyWriteStateTag("tag"), [value])
+        states[key] = state
+    assert states.bytes == len(b"longer value") + len(b"other")
+    for key in (b"a", b"b"):
+        states[key] = DirectUnmergedState()
+    assert states.bytes == 0
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
