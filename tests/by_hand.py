@@ -12,17 +12,18 @@ from tests.oracle import Arrival
 from transforms.adherence import Adherence
 from transforms.dead_letters import DeadLetter
 from transforms.deduplication import SeenIds
-from transforms.events import Event
+from transforms.events import REVIEW, Event
 from transforms.message import Message
 from transforms.projection import Cause, Output, Projector, Settings
 from transforms.quality import Quality
+from transforms.routing import ROUTES
 from transforms.validation import validate
 from transforms.work_queue import WorkQueue
 
 RECEIVES = {
-    Adherence: {"exercise_session", "consent"},
-    Quality: {"exercise_session", "rep_observation", "consent"},
-    WorkQueue: {"alert", "feedback", "consent", "review"},
+    Adherence: ROUTES["adherence"],
+    Quality: ROUTES["quality"],
+    WorkQueue: (*ROUTES["work_queue"], REVIEW),
 }
 
 
