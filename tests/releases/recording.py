@@ -28,6 +28,7 @@ from transforms.message import Message
 from transforms.projecting import REVIEWS, Project
 from transforms.projection import Projector, Settings
 from transforms.quality import Quality
+from transforms.routing import ROUTES
 from transforms.rows import Row
 from transforms.times import HOUR_US, to_micros
 from transforms.work_queue import WorkQueue
@@ -37,9 +38,9 @@ ROOT = RELEASES.parents[1]
 
 DEDUPLICATION = "Deduplicate/Drop seen/ParDo(Deduplicate)"
 PROJECTORS: dict[str, tuple[type[Projector[Any]], tuple[str, ...]]] = {
-    "Adherence/Project/ParDo(Project)": (Adherence, ("exercise_session", "consent")),
-    "Quality/Project/ParDo(Project)": (Quality, ("exercise_session", "rep_observation", "consent")),
-    "Work queue/Project/ParDo(Project)": (WorkQueue, ("alert", "feedback", "consent")),
+    "Adherence/Project/ParDo(Project)": (Adherence, ROUTES["adherence"]),
+    "Quality/Project/ParDo(Project)": (Quality, ROUTES["quality"]),
+    "Work queue/Project/ParDo(Project)": (WorkQueue, ROUTES["work_queue"]),
 }
 BATCHES = tuple(
     f"Write {table}/Batch/Group/ParDo(_GroupIntoBatchesDoFn)"
