@@ -411,7 +411,7 @@ class Adherence(Projector[AdherenceState]):
         due_day = max(newest_day + self._silent_days + 1, day_of(state.absence_checked_us) + 1)
         if due_day > newest_day + STATE_DAYS:
             return None
-        return max(due_day * DAY_US, now_us + _ABSENCE_GRACE_US)
+        return max(due_day * DAY_US, state.touched_us + _ABSENCE_GRACE_US, now_us + 1)
 
 
 def pain_finding(

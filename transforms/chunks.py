@@ -1,7 +1,5 @@
 """Chunks: in a bounded run an element is several events, so that a step's overhead is paid once for many."""
 
-from collections.abc import Sequence
-
 from apache_beam import coders
 
 from transforms.coders import AnyEvent, pack, unpack_sealed
@@ -29,8 +27,3 @@ class EventChunkCoder(coders.Coder):
 def element_type(bounded: bool) -> type:
     """What an element of a collection of events is."""
     return EventChunk if bounded else Event
-
-
-def events_of(element: AnyEvent | EventChunk) -> Sequence[AnyEvent]:
-    """The events in an element."""
-    return element if isinstance(element, EventChunk) else (element,)

@@ -39,8 +39,8 @@ class SealedEvent(Value, frozen=True):
     patient_id: str
     exercise_id: str
     site_id: str | None
-    fact: msgspec.Raw
-    message: msgspec.Raw
+    sealed_fact: msgspec.Raw
+    sealed_message: msgspec.Raw
 
     def open(self) -> Event:
         """The event."""
@@ -51,9 +51,19 @@ class SealedEvent(Value, frozen=True):
             self.patient_id,
             self.exercise_id,
             self.site_id,
-            _DECODE_FACT[self.kind](self.fact),
-            _decode_message(self.message),
+            _DECODE_FACT[self.kind](self.sealed_fact),
+            self.message,
         )
+
+    @property
+    def message(self) -> Message:
+        """The event's."""
+        return _decode_message(self.sealed_message)
+
+    @property
+    def publish_us(self) -> int:
+        """The event's."""
+        return self.message.publish_us
 
 
 _DECODE_FACT: dict[str, Callable[[msgspec.Raw], Fact]] = {

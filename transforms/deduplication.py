@@ -13,12 +13,12 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec
 from msgspec.structs import replace
 
 from transforms.chunks import element_type
-from transforms.coders import unpack, unpack_sealed
+from transforms.coders import AnyEvent, SealedEvent, unpack_sealed
 from transforms.dead_letters import REPLAY_ATTRIBUTE, was_admitted
 from transforms.events import Event
-from transforms.grouping import ByEventId, gather
+from transforms.grouping import ByEventId, Gathered
 from transforms.routing import ROUTES, routed, routed_together
-from transforms.tagging import tagged, together
+from transforms.tagging import tagged
 from transforms.telemetry import count
 
 REMEMBERED_SECONDS = 24 * 3600
@@ -56,7 +56,7 @@ class SeenIds:
         self.hours.setdefault(now // _HOUR_SECONDS, bytearray()).extend(digest)
         return True
 
-    def admit(self, event: Event, now: int) -> Event | None:
+    def admit(self, event: SealedEvent, now: int) -> AnyEvent | None:
         """The event, or null if it is a duplicate.
 
         A projection that failed came after this, so the event's id has been seen, and its replay goes on as
@@ -65,8 +65,12 @@ class SeenIds:
         """
         is_replay = was_admitted(event.message)
         if self.is_new(event.event_id, now):
-            return _as_first(event) if is_replay else event
+            return _as_first(event.open()) if is_replay else event
         return event if is_replay else None
+
+    def forgotten_at(self) -> int:
+        """When the oldest hour's ids have been remembered for long enough; there must be some."""
+        return (min(self.hours) + 1) * _HOUR_SECONDS + REMEMBERED_SECONDS
 
     def forget_before(self, moment: int) -> None:
         """Drops the ids of the hours that ended before that."""
@@ -92,7 +96,7 @@ class Deduplicated(beam.PTransform[Any, Any]):
 
     def expand(self, events: Any) -> Any:
         element = element_type(self._bounded)
-        gathered = together(events, element) | "Gather by event id" >> gather(ByEventId(self._shards), int)
+        gathered = events | "Gather by event id" >> Gathered(ByEventId(self._shards), int)
         outputs = dict.fromkeys(ROUTES, element)
         if self._bounded:
             return gathered | "Group" >> beam.GroupByKey() | "Drop seen" >> tagged(DeduplicateAll(), outputs)
@@ -137,7 +141,7 @@ class Deduplicate(beam.DoFn):
         cell: Any = beam.DoFn.StateParam(SEEN),
         timer: Any = beam.DoFn.TimerParam(CLEAN_UP),
     ) -> Iterator[Any]:
-        shard, events = element[0], unpack(element[1])
+        shard, events = element[0], unpack_sealed(element[1])
         now = int(self._clock())
         seen = SeenIds.decode(cell.read())
         is_planned = bool(seen.hours)
@@ -147,7 +151,7 @@ class Deduplicate(beam.DoFn):
         if unique:
             cell.write(seen.encode())
             if not is_planned:
-                self._plan_clean_up(shard, now, timer)
+                _plan_clean_up(shard, seen, timer)
         yield from routed(unique)
 
     @on_timer(CLEAN_UP)
@@ -163,12 +167,12 @@ class Deduplicate(beam.DoFn):
         seen.forget_before(now - REMEMBERED_SECONDS)
         if seen.hours:
             cell.write(seen.encode())
-            self._plan_clean_up(shard, now, timer)
+            _plan_clean_up(shard, seen, timer)
         else:
             cell.clear()
 
-    def _plan_clean_up(self, shard: int, now: int, timer: Any) -> None:
-        # A fixed moment of each hour, so that new arrivals do not put it off, and another one for each
-        # shard, so that they do not all fire at once.
-        offset = shard % _HOUR_SECONDS
-        timer.set(now - (now - offset) % _HOUR_SECONDS + _HOUR_SECONDS)
+
+def _plan_clean_up(shard: int, seen: SeenIds, timer: Any) -> None:
+    # Once for each hour in which there were new ids, and at another moment for each shard, so that they do
+    # not all fire at once.
+    timer.set(seen.forgotten_at() + shard % _HOUR_SECONDS)

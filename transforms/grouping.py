@@ -6,11 +6,12 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
-from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.chunks import EventChunk, events_of
+from transforms.chunks import EventChunk
 from transforms.coders import AnyEvent, pack
+from transforms.tagging import together
 
 # A bounded run's bundle may hold a whole file: what is gathered must stay small whatever the bundle's size.
 MAX_GATHERED = 100_000
@@ -48,32 +49,53 @@ class GatherByKey(beam.DoFn):
     def start_bundle(self) -> None:
         self._gathered: dict[Key, list[AnyEvent]] = {}
         self._count = 0
-        self._oldest: Timestamp = MAX_TIMESTAMP
+        self._oldest_us = MAX_TIMESTAMP.micros
 
-    def process(
-        self, element: AnyEvent | EventChunk, timestamp: Any = beam.DoFn.TimestampParam
-    ) -> Iterable[tuple[Key, bytes]]:
-        key_of, gathered = self._key_of, self._gathered
-        events = events_of(element)
-        for event in events:
-            key = key_of(event)
-            if key in gathered:
-                gathered[key].append(event)
-            else:
-                gathered[key] = [event]
-        self._count += len(events)
-        self._oldest = min(self._oldest, timestamp)
+    def process(self, element: AnyEvent | EventChunk) -> Iterable[WindowedValue]:
+        if isinstance(element, EventChunk):
+            for event in element:
+                self._gather(event)
+            self._oldest_us = MIN_TIMESTAMP.micros
+            self._count += len(element)
+        else:
+            self._gather(element)
+            # The element's own timestamp, which Beam takes longer to hand over than all the rest takes.
+            self._oldest_us = min(self._oldest_us, element.publish_us)
+            self._count += 1
         if self._count < MAX_GATHERED:
             return ()
-        packed = [(key, pack(events)) for key, events in gathered.items()]
+        packed = list(self.finish_bundle())
         self.start_bundle()
         return packed
 
+    def _gather(self, event: AnyEvent) -> None:
+        key = self._key_of(event)
+        if key in self._gathered:
+            self._gathered[key].append(event)
+        else:
+            self._gathered[key] = [event]
+
     def finish_bundle(self) -> Iterator[WindowedValue]:
+        oldest, windows = Timestamp(micros=self._oldest_us), (GlobalWindow(),)
         for key, events in self._gathered.items():
-            yield WindowedValue((key, pack(events)), self._oldest, (GlobalWindow(),))
+            yield WindowedValue((key, pack(events)), oldest, windows)
 
 
-def gather[K: (str, int)](key_of: Callable[[AnyEvent], K], key_type: type[K]) -> Any:
-    """The step that gathers by keys of that type."""
-    return beam.ParDo(GatherByKey(key_of)).with_output_types(tuple[key_type, bytes])  # type: ignore[valid-type]
+class Gathered[K: (str, int)](beam.PTransform[Any, Any]):
+    """(PCollection of Event or EventChunk, …) → (key, packed events).
+
+    Each collection is gathered where it is made, so that only packs are moved.
+    """
+
+    def __init__(self, key_of: Callable[[AnyEvent], K], key_type: type[K]) -> None:
+        """`key_of` gives an event's key, of that type."""
+        super().__init__()
+        self._key_of: Callable[[AnyEvent], K] = key_of
+        self._packed = tuple[key_type, bytes]  # type: ignore[valid-type]
+
+    def expand(self, collections: Any) -> Any:
+        gathered = [
+            events | f"Pack {number}" >> beam.ParDo(GatherByKey(self._key_of)).with_output_types(self._packed)
+            for number, events in enumerate(collections, start=1)
+        ]
+        return together(gathered, self._packed)

@@ -2,12 +2,11 @@
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-import msgpack
+import msgspec
 from apache_beam.coders import BytesCoder
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.timeutil import TimeDomain
@@ -18,7 +17,7 @@ from transforms.chunks import EventChunk, element_type
 from transforms.coders import unpack
 from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, was_admitted
 from transforms.events import Event
-from transforms.grouping import by_patient, gather
+from transforms.grouping import Gathered, by_patient
 from transforms.policy import Nudge
 from transforms.projection import (
     PROCESSED,
@@ -32,12 +31,18 @@ from transforms.projection import (
 )
 from transforms.rebuilding import Rebuild, progress
 from transforms.rows import Row
-from transforms.tagging import tagged, together
+from transforms.tagging import tagged
 from transforms.telemetry import POLICY, count
-from transforms.times import MICROS
+from transforms.times import HOUR_US, MICROS
 from transforms.validation import DEAD_LETTERS
 
 _LOGGER = logging.getLogger(__name__)
+
+# What is to happen so soon happens neither earlier nor later than it is due.
+_WAKE_IS_NEAR_US = HOUR_US
+
+# In place of a state's version, which is never 0.
+_WITH_FAILED = 0
 
 NUDGES = "nudges"
 REVIEWS = "reviews"
@@ -70,7 +75,7 @@ class Projection(beam.PTransform[Any, Any]):
         outputs = {NUDGES: Nudge, REVIEWS: element, DEAD_LETTERS: DeadLetter} | dict.fromkeys(
             self._projector.tables, Row
         )
-        gathered = together(events, element) | "Gather by patient" >> gather(by_patient, str)
+        gathered = events | "Gather by patient" >> Gathered(by_patient, str)
         # What Beam does not know to end would be grouped at the end of time.
         if self._bounded and gathered.is_bounded:
             project: beam.DoFn = ProjectHistory(self._projector, self._clock)
@@ -83,7 +88,6 @@ class Project(beam.DoFn):
     """(patient, packed events) → rows on the outputs of their tables, NUDGES, REVIEWS, DEAD_LETTERS."""
 
     STATE = ReadModifyWriteStateSpec("state", BytesCoder())
-    FAILED = ReadModifyWriteStateSpec("failed", BytesCoder())
     WAKE = TimerSpec("wake", TimeDomain.REAL_TIME)
     # In publish time: due when every message published before a rebuild began has been read.
     CATCH_UP = TimerSpec("catch_up", TimeDomain.WATERMARK)
@@ -110,59 +114,59 @@ class Project(beam.DoFn):
         self,
         element: tuple[str, bytes],
         cell: Any = beam.DoFn.StateParam(STATE),
-        failed: Any = beam.DoFn.StateParam(FAILED),
         wake_up: Any = beam.DoFn.TimerParam(WAKE),
         catch_up: Any = beam.DoFn.TimerParam(CATCH_UP),
     ) -> Iterator[Any]:
         patient_id, events = element[0], unpack(element[1])
         if any(was_admitted(event.message) for event in events):
-            events = self._not_yet_projected(events, failed)
+            events = self._not_yet_projected(events, cell)
         if not events:
             return
         events = sorted(events, key=consents_first)
-        cells = _Cells(cell, failed, wake_up, catch_up)
+        timers = _Timers(wake_up, catch_up)
         try:
-            outputs = self._advance(patient_id, events, cells)
+            outputs = self._advance(patient_id, events, cell, timers)
         except Exception:
             # One event must not take its neighbours down with it, nor stop the stream.
-            alone = (self._advance_alone(patient_id, event, cells) for event in events)
+            alone = (self._advance_alone(patient_id, event, cell, timers) for event in events)
             outputs = [output for outcome in alone for output in outcome]
         yield from outputs
 
-    def _not_yet_projected(self, events: list[Event], failed: Any) -> list[Event]:
+    def _not_yet_projected(self, events: list[Event], cell: Any) -> list[Event]:
         """Without the replays of what failed in another projection, or has been replayed already."""
-        ids, due = _unpacked(failed.read()), []
+        kept, due = _Kept.read(cell), []
         for event in events:
             if not was_admitted(event.message):
                 due.append(event)
-            elif event.event_id in ids:
-                ids.remove(event.event_id)
+            elif event.event_id in kept.failed:
+                kept.failed.remove(event.event_id)
                 due.append(event)
             elif event.kind in self._projector.counted_kinds:
                 count("event.duplicate")
-        failed.write(msgpack.packb(ids))
+        kept.write(cell)
         return due
 
-    def _advance_alone(self, patient_id: str, event: Event, cells: "_Cells") -> list[Any]:
+    def _advance_alone(self, patient_id: str, event: Event, cell: Any, timers: "_Timers") -> list[Any]:
         try:
-            return self._advance(patient_id, [event], cells)
+            return self._advance(patient_id, [event], cell, timers)
         except Exception as error:
-            cells.failed.write(msgpack.packb([*_unpacked(cells.failed.read()), event.event_id]))
+            kept = _Kept.read(cell)
+            kept.failed.append(event.event_id)
+            kept.write(cell)
             return [_failed(self._projector, event, error)]
 
-    def _advance(self, patient_id: str, events: list[Event], cells: "_Cells") -> list[Any]:
+    def _advance(self, patient_id: str, events: list[Event], cell: Any, timers: "_Timers") -> list[Any]:
         now_us = int(self._clock() * MICROS)
-        advance = _Advance()
-        state = self._state(patient_id, cells.state)
+        advance, kept = _Advance(), _Kept.read(cell)
+        state = self._state(patient_id, kept.state)
         cause = advance.take(self._projector, state, patient_id, events, now_us)
         self._project(state, cause, now_us, advance.output)
-        self._keep(state, now_us, cells.state, cells.wake_up)
+        self._keep(state, kept, now_us, cell, timers.wake_up)
         if state.held_until_us:
-            cells.catch_up.set(Timestamp(micros=state.held_until_us))
+            timers.catch_up.set(Timestamp(micros=state.held_until_us))
         return advance.outputs()
 
-    def _state(self, patient_id: str, cell: Any) -> PatientState:
-        encoded = cell.read()
+    def _state(self, patient_id: str, encoded: bytes | None) -> PatientState:
         state: PatientState = self._projector.state_type.decode(encoded)
         if not encoded:
             if memory := self._known.get(patient_id):
@@ -205,35 +209,68 @@ class Project(beam.DoFn):
         self, patient_id: str, change: Callable[[Any, int], PatientState], cell: Any, wake_up: Any
     ) -> list[Any]:
         now_us = int(self._clock() * MICROS)
-        output = Output()
+        output, kept = Output(), _Kept.read(cell)
         try:
-            state = change(self._projector.state_type.decode(cell.read()), now_us)
+            state = change(self._projector.state_type.decode(kept.state), now_us)
             self._project(state, Cause(patient_id, None, now_us), now_us, output)
         except Exception as error:
             # One patient's state must not stop the stream; the patient's next event brings this up again.
             _LOGGER.error("%s failed at a timer (%s).", self._projector.tables[0], type(error).__name__)
             return []
-        self._keep(state, now_us, cell, wake_up)
+        self._keep(state, kept, now_us, cell, wake_up)
         return _Advance(output).outputs()
 
-    def _keep(self, state: PatientState, now_us: int, cell: Any, wake_up: Any) -> None:
+    def _keep(self, state: PatientState, kept: "_Kept", now_us: int, cell: Any, wake_up: Any) -> None:
         if state.is_spent(now_us):
-            cell.clear()
-            return
-        cell.write(state.encode())
-        times = [time_us for time_us in self._projector.wake_times_us(state, now_us) if time_us]
-        coming = [time_us for time_us in times if time_us > now_us]
-        if coming and not self._bounded:
-            wake_up.set(Timestamp(micros=min(coming)))
+            kept.state = None
+        else:
+            if not self._bounded:
+                self._plan_wake(state, now_us, wake_up)
+            kept.state = state.encode()
+        kept.write(cell)
+
+    def _plan_wake(self, state: PatientState, now_us: int, wake_up: Any) -> None:
+        times = (time_us for time_us in self._projector.wake_times_us(state, now_us) if time_us)
+        next_us = min((time_us for time_us in times if time_us > now_us), default=None)
+        # To put off a timer costs more than to wake in vain, once in days and not at every event.
+        if next_us and not now_us + _WAKE_IS_NEAR_US <= state.wake_us <= next_us:
+            state.wake_us = next_us
+            wake_up.set(Timestamp(micros=next_us))
 
 
-class _Cells(NamedTuple):
-    """A patient's state cells and timers in one step."""
+class _Timers(NamedTuple):
+    """A patient's timers in one step."""
 
-    state: Any
-    failed: Any
     wake_up: Any
     catch_up: Any
+
+
+class _Kept(msgspec.Struct, array_like=True):
+    """What a cell holds: a patient's state as encoded, and the ids of the events that failed here.
+
+    Of a patient without such ids, as nearly all are, that is the state's bytes alone.
+    """
+
+    state: bytes | None
+    failed: list[str]
+
+    @classmethod
+    def read(cls, cell: Any) -> "_Kept":
+        encoded = cell.read()
+        if encoded and encoded[0] == _WITH_FAILED:
+            return _decode_kept(memoryview(encoded)[1:])
+        return cls(encoded or None, [])
+
+    def write(self, cell: Any) -> None:
+        if self.failed:
+            cell.write(bytes((_WITH_FAILED,)) + msgspec.msgpack.encode(self))
+        elif self.state:
+            cell.write(self.state)
+        else:
+            cell.clear()
+
+
+_decode_kept = msgspec.msgpack.Decoder(_Kept).decode
 
 
 def _released(state: PatientState, _now_us: int) -> PatientState:
@@ -241,10 +278,6 @@ def _released(state: PatientState, _now_us: int) -> PatientState:
         count("rebuild.released")
     state.release()
     return state
-
-
-def _unpacked(ids: bytes | None) -> list[str]:
-    return list(msgpack.unpackb(ids)) if ids else []
 
 
 class ProjectHistory(beam.DoFn):
@@ -300,7 +333,7 @@ class _Advance:
 
     def __init__(self, output: Output | None = None) -> None:
         self.output = output or Output()
-        self._counts: Counter[str] = Counter()
+        self._counts: dict[str, int] = {}
 
     def take(
         self,
@@ -316,20 +349,21 @@ class _Advance:
             cause = Cause(patient_id, event.event_id, event.message.publish_us)
             outcome = apply(state, event, cause, now_us, self.output)
             if event.kind in counted:
-                counts[f"event.processed.{event.kind}" if outcome == PROCESSED else f"event.{outcome}"] += 1
+                name = f"event.processed.{event.kind}" if outcome == PROCESSED else f"event.{outcome}"
+                counts[name] = counts.get(name, 0) + 1
         oldest_us = min(event.message.publish_us for event in events)
         return Cause(patient_id, events[-1].event_id, oldest_us)
 
     def outputs(self, bounded: bool = False) -> list[Any]:
         """Counts everything; gives rows on the outputs of their tables, nudges and reviews on theirs."""
         output, counts = self.output, self._counts
-        counts.update(f"row.projected.{table}" for table, _ in output.rows)
         for name, number in counts.items():
             count(name, number)
-        said = Counter((nudge.attributes["kind"], nudge.attributes["type"]) for nudge in output.nudges)
-        for (kind, nudge_type), number in said.items():
-            count(f"{kind}.generated.{nudge_type}", number, POLICY)
-        reviews = [EventChunk(output.reviews)] if bounded else output.reviews
+        for table, _ in output.rows:
+            count(f"row.projected.{table}")
+        for nudge in output.nudges:
+            count(f"{nudge.attributes['kind']}.generated.{nudge.attributes['type']}", namespace=POLICY)
+        reviews = [EventChunk(output.reviews)] if bounded and output.reviews else output.reviews
         return [
             *(TaggedOutput(table, row) for table, row in output.rows),
             *(TaggedOutput(NUDGES, nudge) for nudge in output.nudges),

@@ -173,7 +173,7 @@ def run_step(step: str, element: Any, state: bytes | None) -> Outcome:
             PROJECTORS[step][0](Settings()), bounded=True, rebuild=None, memories=dict, clock=_clock
         )
         project.setup()
-        outputs = project.process(element, cell, Cell(), None, None)
+        outputs = project.process(element, cell, None, None)
     told = [(output.tag, output.value) for output in outputs]
     return Outcome(told, cell.value)
 
@@ -193,8 +193,9 @@ def gathered(key_of: Callable[[AnyEvent], Any], events: Iterable[Event]) -> dict
     """The elements that events make on their way to a step with state, by key."""
     gather = GatherByKey(key_of)
     gather.start_bundle()
-    elements = [element for event in events for element in gather.process(event, 0)]
-    elements += [windowed.value for windowed in gather.finish_bundle()]
+    for event in events:
+        gather.process(event)
+    elements = [windowed.value for windowed in gather.finish_bundle()]
     return {element[0]: element for element in elements}
 
 
