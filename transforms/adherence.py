@@ -166,8 +166,9 @@ class Adherence(Projector[AdherenceState]):
     def project(self, state: AdherenceState, cause: Cause, now_us: int, output: Output) -> None:
         """The rows that have changed, of the weeks in state and of the consent, and the findings."""
         self._forget_old(state)
-        self._add_consent_row(state, cause, now_us, output)
         changed_since = self.take_changed_since(state, cause, now_us)
+        if changed_since == ALWAYS:
+            self._add_consent_row(state, cause, now_us, output)
         if changed_since == NEVER or not state.sessions:
             return
         sessions = state.in_order()

@@ -66,11 +66,14 @@ class ConsentLog:
         ]
         return min(times, default=None)
 
-    def prune(self, horizon_us: int) -> None:
-        """Forgets decisions that were superseded before the horizon."""
-        if len(self.decisions) > 1:
-            index = bisect_right(self.decisions, horizon_us, key=lambda decision: decision.effective_us)
-            del self.decisions[: max(0, index - 1)]
+    def prune(self, horizon_us: int) -> bool:
+        """Forgets decisions that were superseded before the horizon; whether there were any."""
+        # In order: if the second one is not in force yet at the horizon, none has been superseded.
+        if len(self.decisions) < 2 or self.decisions[1].effective_us > horizon_us:
+            return False
+        index = bisect_right(self.decisions, horizon_us, key=lambda decision: decision.effective_us)
+        del self.decisions[: index - 1]
+        return True
 
 
 def is_visible(status: str) -> bool:

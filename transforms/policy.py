@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from transforms.events import REVIEW, Event, ReviewFact
 from transforms.message import Message
-from transforms.times import day_of, to_rfc3339
+from transforms.times import DAY_US, day_of, to_rfc3339
 
 
 class _Thresholds(BaseModel):
@@ -304,10 +304,11 @@ class FindingLedger(msgspec.Struct, array_like=True):
 
     def _last_day(self, scope: str, until_day: int) -> int | None:
         """The day of the newest finding of a scope that holds before a day."""
+        until_us = until_day * DAY_US
         days = [
             entry.day
             for entry in self.found.values()
-            if entry.scope == scope and entry.standing and entry.day < until_day
+            if entry.at_us < until_us and entry.standing and entry.scope == scope
         ]
         if scope in self.last_days:
             days.append(self.last_days[scope])
@@ -335,8 +336,9 @@ class FindingLedger(msgspec.Struct, array_like=True):
             for finding in findings
             if finding.newest_us >= horizon_us
         }
+        since_us = since_day * DAY_US
         for key, entry in self.found.items():
-            if entry.standing and entry.day >= since_day and key not in standing:
+            if entry.at_us >= since_us and entry.standing and key not in standing:
                 entry.standing = False
                 if entry.digest:
                     entry.digest, entry.revision = b"", max(now_us, entry.revision + 1)

@@ -311,7 +311,8 @@ class Projector[S: PatientState](ABC):
         elif not state.consents.admits(event.ts_us, self.settings.consent):
             return WITHHELD
         state.note(event, now_us)
-        state.consents.prune(state.horizon_us)
+        if state.consents.prune(state.horizon_us):
+            state.changed_since = ALWAYS
         return PROCESSED
 
     @staticmethod

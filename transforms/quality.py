@@ -2,9 +2,7 @@
 
 import hashlib
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -106,10 +104,7 @@ class Window(NamedTuple):
 
     def percentiles(self, shares: Iterable[int]) -> Iterator[float | None]:
         """By nearest rank, for each percentage in rising order."""
-        histogram: Counter[int] = Counter()
-        for day in self.days:
-            histogram.update(day.histogram)
-        bins = iter(sorted(histogram.items()))
+        bins = iter(sorted(_added_up(day.histogram for day in self.days).items()))
         score, below = None, 0
         for share in shares:
             while self.reps and below * 100 < share * self.reps:
@@ -130,11 +125,21 @@ class Window(NamedTuple):
 
     def issue_counts(self) -> list[dict[str, Any]]:
         """The form issues, the most frequent first."""
-        issues: Counter[str] = Counter()
-        for day in self.days:
-            issues.update(day.issues)
+        issues = _added_up(day.issues for day in self.days)
         ordered = sorted(issues.items(), key=lambda item: (-item[1], item[0]))
         return [{"type": issue, "count": count} for issue, count in ordered]
+
+
+class Windows(dict[int, Window]):
+    """The 7 days ending on a day, by that day, each added up when it is first asked for."""
+
+    def __init__(self, days: dict[int, DayStats]) -> None:
+        """Of one exercise's days."""
+        self._days = days
+
+    def __missing__(self, day: int) -> Window:
+        window = self[day] = Window.ending(self._days, day)
+        return window
 
 
 class SessionQuality(msgspec.Struct, array_like=True, gc=False):
@@ -375,11 +380,11 @@ class Quality(Projector[QualityState]):
                 day for day in by_day if day >= since_day and by_day[day].last_us >= state.horizon_us
             )
             if days:
-                window = cache(partial(Window.ending, by_day))
-                degradations = self._degradations(exercise_id, by_day, window, days)
+                windows = Windows(by_day)
+                degradations = self._degradations(exercise_id, by_day, windows, days)
                 yield from state.findings.spaced(degradations, since_day)
                 first_day = state.first_days[exercise_id]
-                improvements = self._improvements(exercise_id, by_day, window, days, first_day)
+                improvements = self._improvements(exercise_id, by_day, windows, days, first_day)
                 yield from state.findings.spaced(improvements, since_day)
 
     def _session_findings(self, state: QualityState, since_day: int) -> Iterator[Finding]:
@@ -400,11 +405,11 @@ class Quality(Projector[QualityState]):
                 )
 
     def _degradations(
-        self, exercise_id: str, by_day: dict[int, DayStats], window: Callable[[int], Window], days: list[int]
+        self, exercise_id: str, by_day: dict[int, DayStats], windows: Windows, days: list[int]
     ) -> Iterator[Finding]:
         limits = self.settings.policy.quality_degradation
         for day in days:
-            week = window(day)
+            week = windows[day]
             slipped = week.average < limits.average or week.critical_percentage >= limits.critical_percent
             if week.reps >= limits.min_reps and slipped:
                 yield self._day_finding(
@@ -415,7 +420,7 @@ class Quality(Projector[QualityState]):
         self,
         exercise_id: str,
         by_day: dict[int, DayStats],
-        window: Callable[[int], Window],
+        windows: Windows,
         days: list[int],
         first_day: int,
     ) -> Iterator[Finding]:
@@ -423,11 +428,11 @@ class Quality(Projector[QualityState]):
         for day in days:
             since = day - limits.days + 1
             steady = first_day <= since and all(
-                window(d).average > limits.average for d in range(day, since - 1, -1) if d in by_day
+                windows[d].average > limits.average for d in range(day, since - 1, -1) if d in by_day
             )
             if steady:
                 yield self._day_finding(
-                    "quality_improvement", exercise_id, by_day[day], window(day), limits.repeat_days
+                    "quality_improvement", exercise_id, by_day[day], windows[day], limits.repeat_days
                 )
 
     @staticmethod
@@ -449,6 +454,14 @@ class Quality(Projector[QualityState]):
             triggered_by=None,
             repeat_days=repeat_days,
         )
+
+
+def _added_up[K: (int, str)](counts: Iterable[dict[K, int]]) -> dict[K, int]:
+    total: dict[K, int] = {}
+    for each in counts:
+        for key, number in each.items():
+            total[key] = total.get(key, 0) + number
+    return total
 
 
 def _recency(session: SessionQuality) -> tuple[int, int, str]:
