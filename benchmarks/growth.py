@@ -1,7 +1,10 @@
 """How cost grows with events and patients: `python -m benchmarks.growth --help`.
 
-Measures the bounded pipeline on the DirectRunner, in one process and on all cores, each run in a process
-of its own, without its start-up.
+Measures the bounded pipeline on the DirectRunner, in one process and on all cores, each run in a process of
+its own. It fails if anything grows faster than linearly: if ten times the events, or a hundred times the
+patients, cost more than ten, or a hundred, times as much, by more than a quarter. Cost is the CPU-seconds
+without those of a start-up, and the peak memory beyond that of the smallest run. Costs too small to be told
+from noise (0.5 CPU-seconds, 64 MiB) are not compared with.
 """
 
 import argparse
@@ -9,50 +12,99 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import matplotlib as mpl
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.throughput import RESULTS, machine, measure, rates
+from benchmarks.throughput import RESULTS, machine, measure
 from benchmarks.workload import events_file
 
+_TOLERANCE = 1.25
+_LEAST = {"cpu_seconds": 0.5, "memory_mib": 64.0}
 
-def cell(events: int, patients: int, workers: int) -> dict[str, Any]:
-    """One measurement."""
-    run = measure("bounded", events_file(events, patients), workers)
-    count = sum(run["account"].values())
-    per_second, per_cpu_second = rates(run, count)
-    return {
-        "events": count,
-        "patients": patients,
-        "workers": workers,
-        "events_per_second": round(per_second),
-        "events_per_cpu_second": round(per_cpu_second),
-        "peak_mib": run["peak_mib"],
+
+class Cell(NamedTuple):
+    """One measurement; seconds are those of the run without a start-up."""
+
+    events: int
+    patients: int
+    processes: int
+    seconds: float
+    cpu_seconds: float
+    peak_mib: int
+
+    @classmethod
+    def measured(cls, events: int, patients: int, processes: int) -> "Cell":
+        """A run over so many events of so many patients."""
+        run = measure("bounded", events_file(events, patients), processes)
+        seconds, cpu_seconds = (run["run"][name] - run["start"][name] for name in ("seconds", "cpu_seconds"))
+        return cls(events, patients, processes, seconds, cpu_seconds, run["peak_mib"])
+
+    @property
+    def label(self) -> str:
+        """What was run, in words."""
+        processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
+        return f"{self.events:,} events of {self.patients:,} patients in {processes}"
+
+
+def steep(cells: Sequence[Cell]) -> list[str]:
+    """What grows faster than linearly, from one size to the next, in words."""
+    smallest = {cell.processes: min(_memory(cells, cell.processes)) for cell in cells}
+    costs = {
+        cell: {"cpu_seconds": cell.cpu_seconds, "memory_mib": cell.peak_mib - smallest[cell.processes]}
+        for cell in cells
     }
+    return [
+        f"{name} {costs[small][name]:,.1f} → {costs[large][name]:,.1f}: {small.label} → {large.label}"
+        for small, large, growth in _steps(cells)
+        for name, least in _LEAST.items()
+        if costs[small][name] >= least and costs[large][name] > _TOLERANCE * growth * costs[small][name]
+    ]
 
 
-def plot(cells: list[dict[str, Any]]) -> None:
-    """Events per second and peak memory over the number of events, a line for each number of patients."""
+def _memory(cells: Sequence[Cell], processes: int) -> Iterator[int]:
+    return (cell.peak_mib for cell in cells if cell.processes == processes)
+
+
+def _steps(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Cell, float]]:
+    """Each cell, that with the next number of events (or patients) and all else equal, and the factor."""
+    for axis in ("events", "patients"):
+        for small in cells:
+            larger = [
+                cell
+                for cell in cells
+                if getattr(cell, axis) > getattr(small, axis) and _beside(cell, axis) == _beside(small, axis)
+            ]
+            if larger:
+                large = min(larger, key=lambda cell: getattr(cell, axis))
+                yield small, large, getattr(large, axis) / getattr(small, axis)
+
+
+def _beside(cell: Cell, axis: str) -> tuple[int, int]:
+    return cell.patients if axis == "events" else cell.events, cell.processes
+
+
+def plot(cells: Sequence[Cell]) -> None:
+    """CPU-seconds and peak memory over the number of events, a line for each number of patients."""
     mpl.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    lines = sorted({(of["patients"], of["workers"]) for of in cells})
+    lines = sorted({(cell.patients, cell.processes) for cell in cells})
     for axis, name, label in zip(
-        axes, ("events_per_second", "peak_mib"), ("events per second", "peak memory, MiB"), strict=True
+        axes, ("cpu_seconds", "peak_mib"), ("CPU-seconds", "peak memory, MiB"), strict=True
     ):
-        for patients, workers in lines:
-            members = [of for of in cells if (of["patients"], of["workers"]) == (patients, workers)]
-            style = "-" if workers == 1 else "--"
-            processes = "1 process" if workers == 1 else f"{workers} processes"
-            points = [of["events"] for of in members], [of[name] for of in members]
-            axis.plot(*points, style, marker="o", label=f"{patients:,} patients, {processes}")
+        for patients, processes in lines:
+            members = [cell for cell in cells if (cell.patients, cell.processes) == (patients, processes)]
+            points = [cell.events for cell in members], [getattr(cell, name) for cell in members]
+            number = "1 process" if processes == 1 else f"{processes} processes"
+            style = "-" if processes == 1 else "--"
+            axis.plot(*points, style, marker="o", label=f"{patients:,} patients, {number}")
         axis.set_xscale("log")
-        axis.set_ylim(bottom=0)
+        axis.set_yscale("log")
         axis.set_xlabel("events")
         axis.set_ylabel(label)
     axes[0].legend(fontsize="small")
@@ -60,25 +112,50 @@ def plot(cells: list[dict[str, Any]]) -> None:
     pyplot.close(figure)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
-    parser.add_argument("--events", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
-    parser.add_argument("--patients", type=int, nargs="+", default=[100, 10_000, 1_000_000])
-    options = parser.parse_args(arguments)
-    table = Table("events", "patients", "processes", "events/s", "events/CPU-s", "peak MiB", box=None)
-    cells = []
-    for events, patients in itertools.product(options.events, options.patients):
-        for workers in dict.fromkeys((1, os.cpu_count() or 1)):
-            measured = cell(events, patients, workers)
-            cells.append(measured)
-            table.add_row(*(f"{value:,}" for value in measured.values()))
-            print(*measured.values(), file=sys.stderr, flush=True)
+def show(cells: Sequence[Cell]) -> None:
+    """Prints the table."""
+    names = ("events", "patients", "processes", "seconds", "events/s", "events/CPU-s", "peak MiB")
+    table = Table(box=None)
+    for name in names:
+        table.add_column(name, justify="right")
+    for cell in cells:
+        rates = (_rate(cell.events, spent) for spent in (cell.seconds, cell.cpu_seconds))
+        sizes = (f"{number:,}" for number in cell[:3])
+        table.add_row(*sizes, f"{cell.seconds:.1f}", *rates, f"{cell.peak_mib:,}")
     Console().print(table)
+
+
+def _rate(events: int, seconds: float) -> str:
+    # A run of less is mostly a start-up, which differs from one to the next.
+    return f"{events / seconds:,.0f}" if seconds >= 0.1 else "–"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 1 if anything grows faster than linearly."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.growth",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    sizes = {"events": [1000, 10_000, 100_000, 1_000_000], "patients": [100, 10_000, 1_000_000]}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, nargs="+", default=default, help=f"Numbers of {name}.")
+    options = parser.parse_args(arguments)
+    cells = []
+    processes = dict.fromkeys((1, os.cpu_count() or 1))
+    for events, patients, number in itertools.product(options.events, options.patients, processes):
+        cells.append(Cell.measured(events, patients, number))
+        print(f"{cells[-1].label}: {cells[-1].seconds:.1f} s", file=sys.stderr, flush=True)
+    show(cells)
     RESULTS.mkdir(exist_ok=True)
     plot(cells)
-    (RESULTS / "growth.json").write_text(json.dumps({"machine": machine(), "cells": cells}, indent=1) + "\n")
-    return 0
+    report = {"machine": machine(), "cells": [cell._asdict() for cell in cells]}
+    (RESULTS / "growth.json").write_text(json.dumps(report, indent=1) + "\n")
+    faster = steep(cells)
+    for line in faster:
+        print(f"Faster than linear: {line}", file=sys.stderr)
+    print("Something grows faster than linearly." if faster else "Nothing grows faster than linearly.")
+    return 1 if faster else 0
 
 
 if __name__ == "__main__":

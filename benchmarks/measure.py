@@ -130,8 +130,11 @@ def _digest(values: Iterable[Any]) -> str:
     return f"{len(texts)} {hashlib.blake2b(b' '.join(texts), digest_size=8).hexdigest()}"
 
 
-def measure(way: Way, prepare: Callable[[Path], None], events_file: Path) -> dict[str, Any]:
-    """Measures one run, and a start-up before it: the same over a single event, after a first such run."""
+def measure(way: Way, prepare: Callable[[Path], None], events_file: Path, workers: int) -> dict[str, Any]:
+    """Measures one run, and a start-up before it: the same over a single event, after a first such run.
+
+    Peak memory is that of this process, and for each worker of its own process that of the largest.
+    """
     with tempfile.TemporaryDirectory() as directory:
         single = Path(directory, "single.jsonl")
         with events_file.open("rb") as lines:
@@ -145,11 +148,15 @@ def measure(way: Way, prepare: Callable[[Path], None], events_file: Path) -> dic
         began = Spent.so_far()
         written, account = way(events_file, Path(directory, "out"))
         ended = Spent.so_far()
-        peak = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        peak, largest_child = (
+            resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+        if workers > 1:
+            peak += workers * largest_child
         return {
             "start": start._asdict(),
             "run": ended.since(began)._asdict(),
-            "peak_mib": round(sum(peak) / 1024),
+            "peak_mib": round(peak / 1024),
             "account": account,
             "results": digest(written()),
         }
@@ -181,7 +188,7 @@ def main(arguments: list[str]) -> None:
     logging.disable(logging.WARNING)
     # Results go to standard output alone.
     with contextlib.redirect_stdout(sys.stderr):
-        measured = measure(way_for(name, int(workers)), prepare_for(name), Path(events_file))
+        measured = measure(way_for(name, int(workers)), prepare_for(name), Path(events_file), int(workers))
     print(json.dumps(measured))
 
 

@@ -1,59 +1,102 @@
-"""Where the time goes: `python -m benchmarks.profile WAY`, by module and by function."""
+"""Where the CPU time goes: `python -m benchmarks.profile WAY`, by module and by function.
+
+The process looks at its own stack every few milliseconds of CPU time. So what is called often does not seem
+to cost more than it does, as it would if each call were noted.
+"""
 
 import argparse
-import cProfile
+import dis
 import logging
-import pstats
+import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
 
 from benchmarks.measure import prepare_for, way_for
 from benchmarks.workload import events_file
 
 _ROOT = Path(__file__).parent.parent
+# No timer of this kind is finer than the kernel's ticks.
+_INTERVAL_SECONDS = 0.001
+_RESUME = dis.opmap["RESUME"]
+
+
+class Function(NamedTuple):
+    """A function by the path of its module, relative to this project or the installed packages."""
+
+    module: str
+    name: str
+
+
+# From the innermost function outwards.
+Stack = tuple[Function, ...]
+
+
+@contextmanager
+def sampled() -> Iterator[Counter[Stack]]:
+    """Counts the main thread's stacks within the block."""
+    stacks = Counter[Stack]()
+
+    def look(_signal: int, frame: FrameType | None) -> None:
+        # A signal waits for Python code: what begins just now has not taken the time, its caller has.
+        if frame and frame.f_code.co_code[frame.f_lasti] == _RESUME:
+            frame = frame.f_back
+        stack = []
+        while frame:
+            stack.append(Function(_module(frame.f_code.co_filename), frame.f_code.co_qualname))
+            frame = frame.f_back
+        stacks[tuple(stack)] += 1
+
+    before = signal.signal(signal.SIGPROF, look)
+    signal.setitimer(signal.ITIMER_PROF, _INTERVAL_SECONDS, _INTERVAL_SECONDS)
+    try:
+        yield stacks
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+@cache
+def _module(file: str) -> str:
+    path = Path(file)
+    if "site-packages" in path.parts:
+        return "/".join(path.parts[path.parts.index("site-packages") + 1 :])
+    return str(path.relative_to(_ROOT)) if path.is_relative_to(_ROOT) else f"Python's {path.name}"
+
+
+def profile(way: str, events: Path) -> Counter[Stack]:
+    """The stacks of a run of that way, in one process."""
+    prepare_for(way)(events)
+    with tempfile.TemporaryDirectory() as directory, sampled() as stacks:
+        way_for(way, 1)(events, Path(directory, "out"))
+    return stacks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
     parser.add_argument("way", choices=("bare", "bounded", "streaming", "naive"))
-    parser.add_argument("--events", type=int, default=20_000, help="How many events (default 20000).")
-    parser.add_argument("--patients", type=int, default=200, help="Of how many patients (default 200).")
+    parser.add_argument("--events", type=int, default=100_000, help="How many events (default 100000).")
+    parser.add_argument("--patients", type=int, default=1000, help="Of how many patients (default 1000).")
     parser.add_argument("--functions", type=int, default=40, help="How many functions (default 40).")
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
-    events = events_file(options.events, options.patients)
-    prepare_for(options.way)(events)
-    profile = cProfile.Profile()
-    with tempfile.TemporaryDirectory() as directory:
-        profile.enable()
-        way_for(options.way, 1)(events, Path(directory, "out"))
-        profile.disable()
-    stats = pstats.Stats(profile)
-    show_modules(stats)
-    stats.sort_stats("tottime").print_stats(options.functions)
+    stacks = profile(options.way, events_file(options.events, options.patients))
+    modules, functions = Counter[str](), Counter[str]()
+    for (function, *_), number in stacks.items():
+        modules[function.module] += number
+        functions[f"{function.module} {function.name}"] += number
+    for title, counted in (("module", modules), ("function", functions)):
+        print(f"\n    %  {title}, what it calls not included")
+        for name, number in counted.most_common(options.functions):
+            print(f"{100 * number / stacks.total():5.1f}  {name}")
     return 0
-
-
-def show_modules(stats: pstats.Stats) -> None:
-    """Prints the time in each of this project's modules and in each library, calls to others not included."""
-    seconds: dict[str, float] = {}
-    for (file, _, _), (_, _, own, _, _) in stats.stats.items():  # type: ignore[attr-defined]
-        seconds[_module(file)] = seconds.get(_module(file), 0) + own
-    total = sum(seconds.values())
-    for module, own in sorted(seconds.items(), key=lambda item: -item[1])[:20]:
-        print(f"{own:8.3f} s {100 * own / total:5.1f} %  {module}")
-
-
-def _module(file: str) -> str:
-    path = Path(file)
-    if path.is_relative_to(_ROOT) and ".venv" not in path.parts:
-        return str(path.relative_to(_ROOT))
-    if "site-packages" in path.parts:
-        return path.parts[path.parts.index("site-packages") + 1]
-    return "Python and compiled code"
 
 
 if __name__ == "__main__":

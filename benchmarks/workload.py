@@ -1,38 +1,56 @@
 """The events that every benchmark runs over: simulated patients, the same bytes for the same numbers."""
 
 import tempfile
+import zlib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
 
-from pipeline.simulation import Scenario, simulate
+from pipeline.simulation import Emission, Scenario, simulate
 from transforms.times import to_micros
 
 # Fixed, so that equal seeds give equal files whenever they are made.
 END = datetime(2026, 6, 1, tzinfo=UTC)
+
+# A simulated patient does not make do with fewer.
+_EVENTS_PER_PATIENT = 20
 
 
 def events_file(events: int, patients: int, seed: int = 1) -> Path:
     """A file of JSON lines with so many events, made unless it is there.
 
     Duplicates, late events, bad ones and arrays are among them, as in the simulated stream; but no event
-    without a time, which would count as new whenever it is read.
+    without a time, which would count as new whenever it is read. Where there are few events for each patient,
+    those of one simulated patient are spread over several.
     """
     directory = Path(tempfile.gettempdir()) / "rehab-benchmarks"
     directory.mkdir(exist_ok=True)
     path = directory / f"events-{events}-{patients}-{seed}.jsonl"
     if not path.exists():
+        simulated = min(patients, max(1, events // _EVENTS_PER_PATIENT))
         part = path.with_suffix(".part")
         with part.open("wb") as lines:
-            for emission in simulate(Scenario(events, patients, seed, to_micros(END))):
-                if emission.payload and (emission.bad or _has_times(emission.payload)):
-                    lines.write(emission.payload + b"\n")
+            for emission in simulate(Scenario(events, simulated, seed, to_micros(END))):
+                lines.writelines(line + b"\n" for line in _lines(emission, patients // simulated))
         part.rename(path)
     return path
 
 
-def _has_times(payload: bytes) -> bool:
+def _lines(emission: Emission, spread: int) -> Iterator[bytes]:
+    payload = emission.payload
+    if emission.bad:
+        if payload:
+            yield payload
+        return
     content = orjson.loads(payload)
     events = content if isinstance(content, list) else [content]
-    return all("ts" in event or "timestamp" in event for event in events)
+    if not all("ts" in event or "timestamp" in event for event in events):
+        return
+    if spread > 1:
+        for event in events:
+            name = "subject_id" if "subject_id" in event else "patient_id"
+            event[name] += f"-{zlib.crc32(event.get('event_id', '').encode()) % spread}"
+        payload = orjson.dumps(content)
+    yield payload
