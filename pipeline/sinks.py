@@ -176,7 +176,7 @@ class WriteNudges(beam.PTransform[Any, Any]):
         elif options.nudge_topic:
             (
                 nudges
-                | "To message" >> beam.Map(_pubsub_message)
+                | "To message" >> beam.Map(nudge_message)
                 | "Publish" >> WriteToPubSub(options.nudge_topic, with_attributes=True)
             )
 
@@ -191,7 +191,8 @@ class _Outgoing(PubsubMessage):
         return encoded
 
 
-def _pubsub_message(nudge: Nudge) -> PubsubMessage:
+def nudge_message(nudge: Nudge) -> PubsubMessage:
+    """The message for the nudge topic."""
     return _Outgoing(nudge.body, nudge.attributes)
 
 
