@@ -3,6 +3,7 @@
 import time
 import zlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -15,17 +16,25 @@ class Batch(beam.PTransform[Any, Any]):
 
     The shards are few and not the patients, because batches are made per key: keyed by patient, each
     would hold one row. Every version of a row's key lands in one shard.
+
+    Batches that are not full come out in rounds, a timeout apart: those of all shards at the same moment,
+    to be written together.
     """
 
     def __init__(
-        self, size: int, timeout_seconds: float, shards: int, clock: Callable[[], float] = time.time
+        self,
+        size: int,
+        timeout_seconds: float,
+        shards: int,
+        clock: Callable[[], float] = time.time,
+        began: float = 0.0,
     ) -> None:
-        """`clock` gives seconds since the epoch."""
+        """One of the rounds began at `began`; that and what `clock` gives are seconds since the epoch."""
         super().__init__()
         self._size = size
         self._timeout_seconds = timeout_seconds
         self._shards = shards
-        self._clock = clock
+        self._round_began = partial(_round_began, timeout_seconds, began, clock)
 
     def expand(
         self, rows: beam.PCollection[Row]
@@ -34,13 +43,19 @@ class Batch(beam.PTransform[Any, Any]):
             rows
             | "Shard"
             >> beam.Map(_shard, self._shards).with_output_types(tuple[int, tuple[str, int, int, bytes]])
-            | "Group" >> beam.GroupIntoBatches(self._size, self._timeout_seconds, self._clock)
+            # It holds a batch for the timeout from what its clock says: by this one, until the round ends.
+            | "Group" >> beam.GroupIntoBatches(self._size, self._timeout_seconds, self._round_began)
         )
 
 
 def _shard(row: Row, shards: int) -> tuple[int, tuple[str, int, int, bytes]]:
     # A plain tuple, because the grouping pickles every other type.
     return zlib.crc32(row.key.encode()) % shards, (row.key, row.version, row.publish_us, row.body)
+
+
+def _round_began(seconds: float, began: float, clock: Callable[[], float]) -> float:
+    now = clock()
+    return now - (now - began) % seconds
 
 
 def newest_versions(rows: Iterable[Row]) -> list[Row]:

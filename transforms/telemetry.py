@@ -12,7 +12,7 @@ from apache_beam.metrics.metric import Metrics
 BROADWAY = "rehab_tracking.broadway"
 POLICY = "rehab_tracking.policy"
 
-LATENCY_BOUNDS_MS = (100, 250, 500, 750, 1000, 1500, 2000, 3000, 5000, 10000, 30000)
+LATENCY_BOUNDS_MS = (100, 250, 500, 750, 1000, 1250, 1500, 2000, 3000, 5000, 10000, 30000)
 
 
 @cache

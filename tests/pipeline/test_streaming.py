@@ -90,7 +90,7 @@ def test_ninety_nine_rows_flush_after_a_second() -> None:
     assert batches(stream) == [(1.0, 99)]
 
 
-def test_the_second_begins_with_a_batchs_first_row() -> None:
+def test_no_row_waits_longer_than_a_second() -> None:
     stream = (
         Stream()
         .advance_processing_time(START)
@@ -105,6 +105,34 @@ def test_the_second_begins_with_a_batchs_first_row() -> None:
         .advance_watermark_to_infinity()
     )
     assert batches(stream) == [(0.0, 100), (1.0, 60), (2.0, 5)]
+
+
+def test_what_fills_no_batch_comes_out_when_the_round_ends() -> None:
+    stream = (
+        Stream()
+        .advance_processing_time(START)
+        .add_elements(rows(150))
+        .advance_processing_time(0.75)
+        .add_elements(rows(10, 150))
+        .advance_processing_time(0.25)
+        .advance_processing_time(0.5)
+        .add_elements(rows(5, 160))
+        .advance_processing_time(0.25)
+        .advance_processing_time(0.25)
+        .advance_processing_time(1000)
+        .advance_watermark_to_infinity()
+    )
+    assert batches(stream) == [(0.0, 100), (1.0, 60), (2.0, 5)]
+
+
+def test_batches_of_all_shards_come_out_at_the_same_moment() -> None:
+    stream = Stream().advance_processing_time(START)
+    for first in range(0, 60, 20):
+        stream.add_elements(rows(20, first)).advance_processing_time(0.25)
+    stream.advance_processing_time(0.25).advance_processing_time(1000).advance_watermark_to_infinity()
+    found = batches(stream, shards=4)
+    assert {moment for moment, _ in found} == {1.0}
+    assert (len(found), sum(count for _, count in found)) == (4, 60)
 
 
 def test_every_version_of_a_key_lands_in_one_shard() -> None:
