@@ -2,8 +2,8 @@
 
 Rules, steps, sinks and counters are the same. What is naive, and all that is:
 
-- A valid event is a pydantic model, and goes from step to step by itself, with Beam's default coder, which
-  pickles it. So do nudges, dead letters and messages.
+- A valid event is the pydantic model that validation makes of it, and goes from step to step by itself, with
+  Beam's default coder, which pickles it. So do nudges, dead letters and messages.
 - Each event's id is a key of its own, with a flag for its state and a timer that clears it.
 - A patient's state is Python objects, pickled: for each event, in each projection that it concerns, it is
   read and written once.
@@ -15,7 +15,8 @@ Left out is what costs nothing where nothing fails or is rebuilt: replays and re
 
 import time
 from collections.abc import Iterator
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.coders import BooleanCoder, PickleCoder
@@ -23,15 +24,24 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.utils.timestamp import Timestamp
-from pydantic import BaseModel, ConfigDict
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.options import RehabOptions
 from pipeline.sinks import WriteNudges, WriteTable
 from pipeline.sources import ReadMessages
 from transforms.adherence import Adherence
 from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, ToRow
+from transforms.decoding import decode
 from transforms.deduplication import REMEMBERED_SECONDS
-from transforms.events import KINDS, Event, Fact
+from transforms.events import (
+    _FACTS,
+    EARLIEST_US,
+    FUTURE_TOLERANCE_US,
+    KINDS,
+    Event,
+    EventModel,
+    content_id,
+)
 from transforms.message import Message
 from transforms.policy import Nudge
 from transforms.projecting import NUDGES, REVIEWS
@@ -41,41 +51,55 @@ from transforms.routing import ROUTES
 from transforms.rows import Row
 from transforms.tagging import tagged
 from transforms.telemetry import POLICY, count
-from transforms.times import MICROS
+from transforms.times import MICROS, to_micros
 from transforms.validation import DEAD_LETTERS, validate
 from transforms.work_queue import WorkQueue
 
+_MODELS: TypeAdapter[Any] = TypeAdapter(EventModel)
 
-class EventModel(BaseModel):
-    """A valid event, with the fields of `transforms.events.Event`, which the rules read."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+@dataclass(frozen=True)
+class Valid:
+    """A valid event: `model` is what validation makes of it, `message` the arrival that it came with."""
 
     event_id: str
-    kind: str
     ts_us: int
-    patient_id: str
-    exercise_id: str
-    site_id: str | None
-    fact: Fact
+    model: Any
     message: Message
 
-    @classmethod
-    def of(cls, event: Event) -> "EventModel":
-        """The model; what has been validated is not validated again."""
-        return cls.model_construct(**{name: getattr(event, name) for name in cls.model_fields})
+    @property
+    def patient_id(self) -> str:
+        """Whom it is about."""
+        patient_id: str = self.model.subject_id
+        return patient_id
+
+    def event(self) -> Event:
+        """What the rules read of it."""
+        model = self.model
+        return Event(
+            self.event_id,
+            model.kind,
+            self.ts_us,
+            model.subject_id,
+            model.exercise_id or "",
+            model.meta.site_id if model.meta else None,
+            _FACTS[model.kind](self.event_id, self.ts_us, model.body),
+            self.message,
+        )
 
 
 def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
     """Adds every step to the pipeline, as `pipeline.graph.build` does for a stream."""
     settings = options.settings()
     messages = pipeline | "Read" >> ReadMessages(options)
-    valid = messages | "Validate" >> tagged(Validate(), {DEAD_LETTERS: DeadLetter} | _events(KINDS))
+    valid = messages | "Validate" >> tagged(
+        Validate(), {DEAD_LETTERS: DeadLetter} | dict.fromkeys(KINDS, Valid)
+    )
     unique = (
         tuple(valid[kind] for kind in KINDS)
-        | "All kinds" >> beam.Flatten().with_output_types(EventModel)
-        | "By event id" >> beam.Map(_by_event_id).with_output_types(tuple[str, EventModel])
-        | "Deduplicate" >> tagged(Deduplicate(), _events(KINDS))
+        | "All kinds" >> beam.Flatten().with_output_types(Valid)
+        | "By event id" >> beam.Map(_by_event_id).with_output_types(tuple[str, Valid])
+        | "Deduplicate" >> tagged(Deduplicate(), dict.fromkeys(KINDS, Valid))
     )
     adherence = _received(unique, "adherence") | "Adherence" >> Projection(Adherence(settings))
     quality = _received(unique, "quality") | "Quality" >> Projection(Quality(settings))
@@ -100,42 +124,56 @@ def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
     rows | "Write dead_letters" >> WriteTable("dead_letters", options, last_resort=True)
 
 
-def _events(names: tuple[str, ...]) -> dict[str, type]:
-    return dict.fromkeys(names, EventModel)
-
-
 def _received(unique: Any, route: str) -> tuple[Any, ...]:
     return tuple(unique[kind] for kind in ROUTES[route])
 
 
-def _by_event_id(event: EventModel) -> tuple[str, EventModel]:
+def _by_event_id(event: Valid) -> tuple[str, Valid]:
     return event.event_id, event
 
 
-def _by_patient(event: EventModel) -> tuple[str, EventModel]:
+def _by_patient(event: Valid | Event) -> tuple[str, Valid | Event]:
     return event.patient_id, event
 
 
 class Validate(beam.DoFn):
-    """Message → EventModel on the output named after its kind, or DeadLetter on `DEAD_LETTERS`."""
+    """Message → Valid on the output named after its kind, or DeadLetter on `DEAD_LETTERS`."""
 
     def process(self, message: Message) -> Iterator[Any]:
-        for outcome in validate(message, int(time.time() * MICROS)):
-            if isinstance(outcome, DeadLetter):
-                yield TaggedOutput(DEAD_LETTERS, outcome)
+        now_us = int(time.time() * MICROS)
+        for decoded in decode(message):
+            if isinstance(decoded, DeadLetter):
+                yield TaggedOutput(DEAD_LETTERS, decoded)
+            elif valid := _valid(*decoded, now_us):
+                yield TaggedOutput(valid.model.kind, valid)
             else:
-                yield TaggedOutput(outcome.kind, EventModel.of(outcome))
+                # What is wrong with it takes longer to find out, and is rare.
+                yield from (TaggedOutput(DEAD_LETTERS, letter) for letter in validate(decoded[0], now_us))
+
+
+def _valid(message: Message, content: dict[str, Any], now_us: int) -> Valid | None:
+    try:
+        model = _MODELS.validate_python(content)
+    except ValidationError:
+        return None
+    ts_us = to_micros(model.ts) if model.ts else message.first_publish_us
+    stated = (model.body.start_time, model.body.end_time) if model.kind == "exercise_session" else ()
+    times = (ts_us, *(to_micros(time) for time in stated if time))
+    if not EARLIEST_US <= min(times) <= max(times) <= now_us + FUTURE_TOLERANCE_US:
+        return None
+    event_id = model.event_id or content_id(content)
+    return Valid(event_id, ts_us, model, message)
 
 
 class Deduplicate(beam.DoFn):
-    """(event id, EventModel) → the first of each id, on the output named after its kind."""
+    """(event id, Valid) → the first of each id, on the output named after its kind."""
 
     SEEN = ReadModifyWriteStateSpec("seen", BooleanCoder())
     CLEAN_UP = TimerSpec("clean_up", TimeDomain.REAL_TIME)
 
     def process(
         self,
-        element: tuple[str, EventModel],
+        element: tuple[str, Valid],
         seen: Any = beam.DoFn.StateParam(SEEN),
         clean_up: Any = beam.DoFn.TimerParam(CLEAN_UP),
     ) -> Iterator[Any]:
@@ -145,7 +183,7 @@ class Deduplicate(beam.DoFn):
             return
         seen.write(True)
         clean_up.set(Timestamp.now() + REMEMBERED_SECONDS)
-        yield TaggedOutput(event.kind, event)
+        yield TaggedOutput(event.model.kind, event)
 
     @on_timer(CLEAN_UP)
     def forget(self, seen: Any = beam.DoFn.StateParam(SEEN)) -> None:
@@ -154,7 +192,7 @@ class Deduplicate(beam.DoFn):
 
 
 class Projection(beam.PTransform[Any, Any]):
-    """(PCollection of EventModel, …) → outputs named after the tables, NUDGES, REVIEWS, DEAD_LETTERS."""
+    """(PCollection of Valid or Event, …) → outputs named after the tables, NUDGES, REVIEWS, DEAD_LETTERS."""
 
     def __init__(self, projector: Projector[Any]) -> None:
         super().__init__()
@@ -162,17 +200,20 @@ class Projection(beam.PTransform[Any, Any]):
 
     def expand(self, events: Any) -> Any:
         rows: dict[str, type] = dict.fromkeys(self._projector.tables, Row)
-        outputs = {NUDGES: Nudge, REVIEWS: EventModel, DEAD_LETTERS: DeadLetter} | rows
+        outputs = {NUDGES: Nudge, REVIEWS: Event, DEAD_LETTERS: DeadLetter} | rows
         return (
             events
-            | "All" >> beam.Flatten().with_output_types(EventModel)
-            | "By patient" >> beam.Map(_by_patient).with_output_types(tuple[str, EventModel])
+            | "All" >> beam.Flatten().with_output_types(Any)
+            | "By patient" >> beam.Map(_by_patient).with_output_types(tuple[str, Any])
             | "Project" >> tagged(Project(self._projector), outputs)
         )
 
 
 class Project(beam.DoFn):
-    """(patient, EventModel) → rows on the outputs of their tables, NUDGES, REVIEWS, DEAD_LETTERS."""
+    """(patient, Valid or Event) → rows on the outputs of their tables, NUDGES, REVIEWS, DEAD_LETTERS.
+
+    The policy's own findings come as Event.
+    """
 
     STATE = ReadModifyWriteStateSpec("state", PickleCoder())
     WAKE = TimerSpec("wake", TimeDomain.REAL_TIME)
@@ -182,16 +223,17 @@ class Project(beam.DoFn):
 
     def process(
         self,
-        element: tuple[str, EventModel],
+        element: tuple[str, Valid | Event],
         cell: Any = beam.DoFn.StateParam(STATE),
         wake_up: Any = beam.DoFn.TimerParam(WAKE),
     ) -> Iterator[Any]:
-        event, projector = element[1], self._projector
+        projector, arrived = self._projector, element[1]
+        event = arrived.event() if isinstance(arrived, Valid) else arrived
         now_us, output = int(time.time() * MICROS), Output()
         cause = Cause(event.patient_id, event.event_id, event.message.publish_us)
         state = cell.read() or projector.state_type()
         try:
-            outcome = projector.apply(state, cast(Event, event), cause, now_us, output)
+            outcome = projector.apply(state, event, cause, now_us, output)
             state.changed_since = ALWAYS
             projector.project(state, cause, now_us, output)
         except Exception as error:
@@ -236,5 +278,4 @@ def _tagged(output: Output) -> Iterator[Any]:
     for nudge in output.nudges:
         count(f"{nudge.attributes['kind']}.generated.{nudge.attributes['type']}", 1, POLICY)
         yield TaggedOutput(NUDGES, nudge)
-    for review in output.reviews:
-        yield TaggedOutput(REVIEWS, EventModel.of(review))
+    yield from (TaggedOutput(REVIEWS, review) for review in output.reviews)

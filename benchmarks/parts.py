@@ -90,7 +90,7 @@ def shares(stacks: Counter[Stack]) -> dict[str, float]:
     """Of each part, its share of the worker's samples in percent."""
     counts = Counter[str]()
     for stack, number in stacks.items():
-        text = "\n".join(f"{function.module} {function.name}" for function in stack)
+        text = "\n".join(map(str, stack))
         if "SdkWorker.process_bundle" in text:
             # Without what called the worker, in which the benchmark's own code is.
             within = text.partition("\napache_beam/runners/worker/sdk_worker.py SdkWorker.process_bundle")[0]

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import NamedTuple
 
 from benchmarks.measure import prepare_for, way_for
@@ -33,6 +33,14 @@ class Function(NamedTuple):
     module: str
     name: str
 
+    @classmethod
+    def of(cls, code: CodeType) -> "Function":
+        """The function whose code that is."""
+        return cls(_module(code.co_filename), code.co_qualname)
+
+    def __str__(self) -> str:
+        return f"{self.module} {self.name}"
+
 
 # From the innermost function outwards.
 Stack = tuple[Function, ...]
@@ -49,7 +57,7 @@ def sampled() -> Iterator[Counter[Stack]]:
             frame = frame.f_back
         stack = []
         while frame:
-            stack.append(Function(_module(frame.f_code.co_filename), frame.f_code.co_qualname))
+            stack.append(Function.of(frame.f_code))
             frame = frame.f_back
         stacks[tuple(stack)] += 1
 
@@ -91,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     modules, functions = Counter[str](), Counter[str]()
     for (function, *_), number in stacks.items():
         modules[function.module] += number
-        functions[f"{function.module} {function.name}"] += number
+        functions[str(function)] += number
     for title, counted in (("module", modules), ("function", functions)):
         print(f"\n    %  {title}, what it calls not included")
         for name, number in counted.most_common(options.functions):

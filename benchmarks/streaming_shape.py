@@ -38,10 +38,6 @@ from transforms.rows import Row
 # would make one bundle of everything.
 BUNDLE = 1000
 
-# As everywhere else. The FnApiRunner alone has a cache of states, and measures the size of each state for it,
-# which takes most of a run's time.
-worker_handlers.STATE_CACHE_SIZE_MB = 0
-
 # The harness runs in this process.
 _MESSAGES: list[bytes] = []
 _WRITTEN: dict[str, list[bytes]] = {}
@@ -89,7 +85,10 @@ def run(naive: bool = False, bundle: int = BUNDLE) -> PipelineResult:
             _Replace(lambda t: isinstance(getattr(t, "fn", None), WriteBatch), _write),
         ]
     )
-    with patch.object(grouping, "MAX_GATHERED", bundle):
+    # As everywhere else, without a cache of states: for it this runner measures the size of each state, which
+    # takes most of a run's time.
+    without_cache = patch.object(worker_handlers, "STATE_CACHE_SIZE_MB", 0)
+    with without_cache, patch.object(grouping, "MAX_GATHERED", bundle):
         result = pipeline.run()
         result.wait_until_finish()
     return result
