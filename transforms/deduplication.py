@@ -8,8 +8,7 @@ from typing import Any
 import apache_beam as beam
 import msgspec
 from apache_beam.coders import BytesCoder
-from apache_beam.transforms.timeutil import TimeDomain
-from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
+from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 from msgspec.structs import replace
 
 from transforms.chunks import element_type
@@ -68,14 +67,11 @@ class SeenIds:
             return _as_first(event.open()) if is_replay else event
         return event if is_replay else None
 
-    def forgotten_at(self) -> int:
-        """When the oldest hour's ids have been remembered for long enough; there must be some."""
-        return (min(self.hours) + 1) * _HOUR_SECONDS + REMEMBERED_SECONDS
-
     def forget_before(self, moment: int) -> None:
         """Drops the ids of the hours that ended before that."""
         oldest = moment // _HOUR_SECONDS
-        self.hours = {hour: digests for hour, digests in self.hours.items() if hour >= oldest}
+        for hour in [hour for hour in self.hours if hour < oldest]:
+            del self.hours[hour]
 
 
 def _as_first(event: Event) -> Event:
@@ -129,50 +125,20 @@ class Deduplicate(beam.DoFn):
     """(shard, packed events) → each new event, on the output of every route that its kind takes."""
 
     SEEN = ReadModifyWriteStateSpec("seen", BytesCoder())
-    CLEAN_UP = TimerSpec("clean_up", TimeDomain.REAL_TIME)
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         """`clock` gives seconds since the epoch."""
         self._clock = clock
 
-    def process(
-        self,
-        element: tuple[int, bytes],
-        cell: Any = beam.DoFn.StateParam(SEEN),
-        timer: Any = beam.DoFn.TimerParam(CLEAN_UP),
-    ) -> Iterator[Any]:
-        shard, events = element[0], unpack_sealed(element[1])
-        now = int(self._clock())
+    def process(self, element: tuple[int, bytes], cell: Any = beam.DoFn.StateParam(SEEN)) -> Iterator[Any]:
+        events, now = unpack_sealed(element[1]), int(self._clock())
         seen = SeenIds.decode(cell.read())
-        is_planned = bool(seen.hours)
+        # Here and not by a timer, which would cost more than all the rest; so what nothing reaches any more
+        # keeps its last few bytes.
+        seen.forget_before(now - REMEMBERED_SECONDS)
         admitted = (seen.admit(event, now) for event in events)
         unique = [event for event in admitted if event]
         count_duplicates(len(events) - len(unique))
         if unique:
             cell.write(seen.encode())
-            if not is_planned:
-                _plan_clean_up(shard, seen, timer)
         yield from routed(unique)
-
-    @on_timer(CLEAN_UP)
-    def clean_up(
-        self,
-        shard: Any = beam.DoFn.KeyParam,
-        cell: Any = beam.DoFn.StateParam(SEEN),
-        timer: Any = beam.DoFn.TimerParam(CLEAN_UP),
-    ) -> None:
-        """Forgets what was seen too long ago."""
-        now = int(self._clock())
-        seen = SeenIds.decode(cell.read())
-        seen.forget_before(now - REMEMBERED_SECONDS)
-        if seen.hours:
-            cell.write(seen.encode())
-            _plan_clean_up(shard, seen, timer)
-        else:
-            cell.clear()
-
-
-def _plan_clean_up(shard: int, seen: SeenIds, timer: Any) -> None:
-    # Once for each hour in which there were new ids, and at another moment for each shard, so that they do
-    # not all fire at once.
-    timer.set(seen.forgotten_at() + shard % _HOUR_SECONDS)

@@ -145,13 +145,6 @@ class Cell:
         self.value = None
 
 
-class NoTimer:
-    """A timer that never fires, in place of the runner's."""
-
-    def set(self, timestamp: Any) -> None:
-        pass
-
-
 class Outcome(NamedTuple):
     """What a step gives for an element, by the output's name."""
 
@@ -167,7 +160,7 @@ def run_step(step: str, element: Any, state: bytes | None) -> Outcome:
     """Has a step with state process an element."""
     cell = Cell(state)
     if step == DEDUPLICATION:
-        outputs = Deduplicate(clock=_clock).process(element, cell, NoTimer())
+        outputs = Deduplicate(clock=_clock).process(element, cell)
     else:
         project = Project(
             PROJECTORS[step][0](Settings()), bounded=True, rebuild=None, memories=dict, clock=_clock

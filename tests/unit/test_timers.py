@@ -8,12 +8,11 @@ from apache_beam.utils.timestamp import Timestamp
 from tests.releases.recording import Cell
 from transforms.adherence import Adherence
 from transforms.coders import pack
-from transforms.deduplication import Deduplicate
 from transforms.events import Event, parse_event
 from transforms.message import Message
 from transforms.projecting import Project
 from transforms.projection import Settings
-from transforms.times import DAY_US, HOUR_US, MICROS, MINUTE_US, to_rfc3339
+from transforms.times import DAY_US, MICROS, MINUTE_US, to_rfc3339
 
 # Midnight.
 START_US = 1_772_409_600 * MICROS
@@ -72,18 +71,3 @@ def test_a_wake_within_the_hour_is_put_off_as_long_as_events_come() -> None:
     assert wakes((now_us, long_ago + now_us % DAY_US) for now_us in times) == [
         now_us + MINUTE_US for now_us in times
     ]
-
-
-def test_a_group_of_ids_wakes_once_for_each_hour_of_arrivals() -> None:
-    shard, clock, cell, timer = 7, Clock(), Cell(), Timer()
-    deduplicate = Deduplicate(clock)
-    for arrival_us in (START_US, START_US + MINUTE_US, START_US + 5 * HOUR_US):
-        clock.now_us = arrival_us
-        list(deduplicate.process((shard, pack([session(arrival_us)])), cell, timer))
-    first, second = (START_US + (hour + 1 + 24) * HOUR_US + shard * MICROS for hour in (0, 5))
-    assert timer.set_to == [first]
-    for moment_us in (first, second):
-        clock.now_us = moment_us
-        deduplicate.clean_up(shard, cell, timer)
-    assert timer.set_to == [first, second]
-    assert cell.value is None
