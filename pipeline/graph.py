@@ -55,12 +55,14 @@ def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
     unique = events | "Deduplicate" >> Deduplicated(shards, bounded)
 
     adherence = (unique.adherence,) | "Adherence" >> Projection(
-        Adherence(settings), bounded, rebuild, memories
+        Adherence(settings), bounded, rebuild, memories, shards=shards
     )
-    quality = (unique.quality,) | "Quality" >> Projection(Quality(settings), bounded, rebuild, memories)
+    quality = (unique.quality,) | "Quality" >> Projection(
+        Quality(settings), bounded, rebuild, memories, shards=shards
+    )
     findings = (adherence[REVIEWS], quality[REVIEWS])
     work_queue = (unique.work_queue, *findings) | "Work queue" >> Projection(
-        WorkQueue(settings), bounded, rebuild and rebuild.after_findings(), memories
+        WorkQueue(settings), bounded, rebuild and rebuild.after_findings(), memories, shards=shards
     )
 
     (adherence[NUDGES], quality[NUDGES], work_queue[NUDGES]) | "Write nudges" >> WriteNudges(options)
