@@ -34,7 +34,7 @@ coders.registry.register_coder(DeadLetter, DeadLetterCoder)
 
 # In how many groups ids are remembered. A group is read whole when one of its ids is looked for, so it should
 # stay small (2**24 hold 5 ids each of a day at 1,000 events/s); on one machine, where a run is shorter,
-# what a key costs by itself counts for more.
+# what a key costs by itself counts for more. In as many, a bounded run moves patients.
 DIRECT_SHARDS = 512
 SHARDS = 2**24
 
@@ -55,15 +55,19 @@ def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
     unique = events | "Deduplicate" >> Deduplicated(shards, bounded)
 
     adherence = (unique.adherence,) | "Adherence" >> Projection(
-        Adherence(settings), bounded, rebuild, memories
+        Adherence(settings), bounded, rebuild, memories, shards=shards
     )
-    quality = (unique.quality,) | "Quality" >> Projection(Quality(settings), bounded, rebuild, memories)
+    quality = (unique.quality,) | "Quality" >> Projection(
+        Quality(settings), bounded, rebuild, memories, shards=shards
+    )
     findings = (adherence[REVIEWS], quality[REVIEWS])
     work_queue = (unique.work_queue, *findings) | "Work queue" >> Projection(
-        WorkQueue(settings), bounded, rebuild and rebuild.after_findings(), memories
+        WorkQueue(settings), bounded, rebuild and rebuild.after_findings(), memories, shards=shards
     )
 
-    (adherence[NUDGES], quality[NUDGES], work_queue[NUDGES]) | "Write nudges" >> WriteNudges(options)
+    projections = {"adherence": adherence, "quality": quality, "work_queue": work_queue}
+    nudges = {name: projection[NUDGES] for name, projection in projections.items()}
+    nudges | "Write nudges" >> WriteNudges(options)
 
     refused = [
         adherence.adherence | "Write adherence" >> WriteTable("adherence", options),

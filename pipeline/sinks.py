@@ -153,7 +153,7 @@ class _JoinLines(beam.DoFn):
 
 
 class WriteNudges(beam.PTransform[Any, Any]):
-    """(PCollection of Nudge, …) → the nudge topic, or files."""
+    """{projection: PCollection of Nudge} → the nudge topic, or files of each projection."""
 
     def __init__(self, options: RehabOptions) -> None:
         """With checked options."""
@@ -163,9 +163,12 @@ class WriteNudges(beam.PTransform[Any, Any]):
     def expand(self, sources: Any) -> None:
         options = self._options
         if options.output_dir:
-            sources | WriteLines(os.path.join(options.output_dir, "nudges"))
+            # Not joined first: in several processes, all nudges would pass through the runner's.
+            for projection, source in sources.items():
+                prefix = os.path.join(options.output_dir, f"nudges-{projection}")
+                (source,) | f"Of {projection}" >> WriteLines(prefix)
             return
-        nudges = together(sources, Nudge)
+        nudges = together(tuple(sources.values()), Nudge)
         if options.nudge_topic and runner_name(options).endswith("DirectRunner"):
             nudges | "Publish" >> beam.ParDo(PublishNudges(options.nudge_topic))
         elif options.nudge_topic:

@@ -15,7 +15,7 @@ from transforms.chunks import element_type
 from transforms.coders import AnyEvent, SealedEvent, unpack_sealed
 from transforms.dead_letters import REPLAY_ATTRIBUTE, was_admitted
 from transforms.events import Event
-from transforms.grouping import ByEventId, Gathered
+from transforms.grouping import Gathered, InShards, by_event_id
 from transforms.routing import ROUTES, routed, routed_together
 from transforms.tagging import tagged
 from transforms.telemetry import count
@@ -92,7 +92,8 @@ class Deduplicated(beam.PTransform[Any, Any]):
 
     def expand(self, events: Any) -> Any:
         element = element_type(self._bounded)
-        gathered = events | "Gather by event id" >> Gathered(ByEventId(self._shards), int)
+        shard = InShards(by_event_id, self._shards)
+        gathered = events | "Gather by event id" >> Gathered(shard, int)
         outputs = dict.fromkeys(ROUTES, element)
         if self._bounded:
             return gathered | "Group" >> beam.GroupByKey() | "Drop seen" >> tagged(DeduplicateAll(), outputs)

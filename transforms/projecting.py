@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,10 +15,10 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec
 from apache_beam.utils.timestamp import Timestamp
 
 from transforms.chunks import EventChunk, element_type
-from transforms.coders import unpack
+from transforms.coders import SealedEvent, unpack, unpack_sealed
 from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, was_admitted
 from transforms.events import Event
-from transforms.grouping import Gathered, by_patient
+from transforms.grouping import Gathered, InShards, by_patient
 from transforms.policy import Nudge
 from transforms.projection import (
     PROCESSED,
@@ -58,8 +59,9 @@ class Projection(beam.PTransform[Any, Any]):
         rebuild: Rebuild | None = None,
         memories: Callable[[], Mapping[str, Memory]] = dict,
         clock: Callable[[], float] = time.time,
+        shards: int = 1,
     ) -> None:
-        """A `bounded` run ends the input, not the treatment: it sets no timers.
+        """A `bounded` run ends the input, not the treatment: it sets no timers, and moves patients in shards.
 
         `memories` gives, by patient, what is known of those without state; it is asked once a process or so.
         """
@@ -69,17 +71,19 @@ class Projection(beam.PTransform[Any, Any]):
         self._rebuild = rebuild
         self._memories = memories
         self._clock = clock
+        self._shards = shards
 
     def expand(self, events: Any) -> Any:
         element = element_type(self._bounded)
         outputs = {NUDGES: Nudge, REVIEWS: element, DEAD_LETTERS: DeadLetter} | dict.fromkeys(
             self._projector.tables, Row
         )
-        gathered = events | "Gather by patient" >> Gathered(by_patient, str)
         # What Beam does not know to end would be grouped at the end of time.
-        if self._bounded and gathered.is_bounded:
-            project: beam.DoFn = ProjectHistory(self._projector, self._clock)
-            return gathered | "Group" >> beam.GroupByKey() | "Project" >> tagged(project, outputs)
+        if self._bounded and all(each.is_bounded for each in events):
+            gathered = events | "Gather by patient" >> Gathered(InShards(by_patient, self._shards), int)
+            histories = ProjectHistories(self._projector, self._clock)
+            return gathered | "Group" >> beam.GroupByKey() | "Project" >> tagged(histories, outputs)
+        gathered = events | "Gather by patient" >> Gathered(by_patient, str)
         project = Project(self._projector, self._bounded, self._rebuild, self._memories, self._clock)
         return gathered | "Project" >> tagged(project, outputs)
 
@@ -280,17 +284,26 @@ def _released(state: PatientState, _now_us: int) -> PatientState:
     return state
 
 
-class ProjectHistory(beam.DoFn):
-    """(patient, all packed events) → as `Project`: for a bounded run, without state and timers."""
+class ProjectHistories(beam.DoFn):
+    """(shard, all packed events of its patients) → as `Project`: for a bounded run, without state and timers.
+
+    In shards, because a patient by itself has few events at a time: moving and compressing would cost more.
+    """
 
     def __init__(self, projector: Projector[Any], clock: Callable[[], float]) -> None:
         """As `Projection`."""
         self._projector = projector
         self._clock = clock
 
-    def process(self, element: tuple[str, Iterable[bytes]]) -> Iterable[Any]:
-        patient_id, packs = element
-        events = [event for packed in packs for event in unpack(packed)]
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
+        histories: dict[str, list[SealedEvent]] = defaultdict(list)
+        for packed in element[1]:
+            for event in unpack_sealed(packed):
+                histories[event.patient_id].append(event)
+        for patient_id, history in histories.items():
+            yield from self._project(patient_id, [event.open() for event in history])
+
+    def _project(self, patient_id: str, events: list[Event]) -> Iterable[Any]:
         now_us = int(self._clock() * MICROS)
         try:
             advance, state = _Advance(), self._projector.state_type()

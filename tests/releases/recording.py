@@ -23,7 +23,7 @@ from transforms.adherence import Adherence
 from transforms.coders import AnyEvent
 from transforms.deduplication import Deduplicate
 from transforms.events import Event, parse_event
-from transforms.grouping import ByEventId, GatherByKey, by_patient
+from transforms.grouping import GatherByKey, InShards, by_event_id, by_patient
 from transforms.message import Message
 from transforms.projecting import REVIEWS, Project
 from transforms.projection import Projector, Settings
@@ -219,7 +219,7 @@ def _events() -> list[Event]:
 
 
 def _deduplication(job: Any, events: list[Event]) -> dict[str, Any]:
-    one_shard = ByEventId(1)
+    one_shard = InShards(by_event_id, 1)
     (seen,) = gathered(one_shard, events[:20]).values()
     (coming,) = gathered(one_shard, events[10:30]).values()
     state = run_step(DEDUPLICATION, seen, None).state

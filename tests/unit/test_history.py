@@ -7,7 +7,7 @@ from transforms.adherence import Adherence
 from transforms.coders import pack
 from transforms.events import Event, parse_event
 from transforms.message import Message
-from transforms.projecting import ProjectHistory
+from transforms.projecting import ProjectHistories
 from transforms.projection import Cause, Output, Settings, in_periods
 from transforms.times import DAY_US, to_rfc3339
 from transforms.validation import DEAD_LETTERS
@@ -16,28 +16,39 @@ MONDAY_US = 20_150 * DAY_US - 6 * DAY_US
 NOW_US = MONDAY_US + 400 * DAY_US
 
 
-def session(day: int) -> Event:
+def session(day: int, patient: str = "p1") -> Event:
     ts_us = MONDAY_US + day * DAY_US
     content = {
         "event_id": f"day {day}",
         "kind": "exercise_session",
         "ts": to_rfc3339(ts_us),
-        "subject_id": "p1",
+        "subject_id": patient,
         "body": {"completion_status": "completed"},
     }
     return parse_event(content, Message(b"{}", {}, "s", "m", ts_us), NOW_US)
 
 
 def outputs(events: list[Event], projector: Adherence | None = None) -> list[tuple[str, Any]]:
-    project = ProjectHistory(projector or Adherence(Settings()), lambda: NOW_US / 1e6)
+    project = ProjectHistories(projector or Adherence(Settings()), lambda: NOW_US / 1e6)
     packs = [pack(events[start : start + 10]) for start in range(0, len(events), 10)]
-    return [(output.tag, output.value) for output in project.process(("p1", packs))]
+    return [(output.tag, output.value) for output in project.process((0, packs))]
 
 
 def weeks(found: list[tuple[str, Any]]) -> dict[str, int]:
     rows = [json.loads(row.body) for tag, row in found if tag == "adherence"]
     newest = {row["week_start"]: row for row in sorted(rows, key=lambda row: row["version"])}
     return {week: row["completed_sessions"] for week, row in newest.items()}
+
+
+def bodies(events: list[Event]) -> list[bytes]:
+    return sorted(row.body for tag, row in outputs(events) if tag == "adherence")
+
+
+def test_patients_of_one_shard_are_projected_each_by_itself() -> None:
+    first = [session(day) for day in range(0, 60, 2)]
+    second = [session(day, "p2") for day in range(0, 60, 3)]
+    mixed = sorted(first + second, key=lambda event: event.ts_us)
+    assert bodies(mixed) == sorted(bodies(first) + bodies(second))
 
 
 def test_every_week_of_a_long_history_has_its_row_whatever_the_order() -> None:
