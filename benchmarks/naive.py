@@ -107,15 +107,16 @@ def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
     work_queue = (*_received(unique, "work_queue"), *findings) | "Work queue" >> Projection(
         WorkQueue(settings)
     )
-    projections = (adherence, quality, work_queue)
-    tuple(each[NUDGES] for each in projections) | "Write nudges" >> WriteNudges(options)
+    projections = {"adherence": adherence, "quality": quality, "work_queue": work_queue}
+    nudges = {name: projection[NUDGES] for name, projection in projections.items()}
+    nudges | "Write nudges" >> WriteNudges(options)
     refused = [
         adherence.adherence | "Write adherence" >> WriteTable("adherence", options),
         adherence.consents | "Write consents" >> WriteTable("consents", options),
         quality.quality | "Write quality" >> WriteTable("quality", options),
         work_queue.work_queue | "Write work_queue" >> WriteTable("work_queue", options),
     ]
-    letters = tuple(each[DEAD_LETTERS] for each in (valid, *projections))
+    letters = tuple(each[DEAD_LETTERS] for each in (valid, *projections.values()))
     rows = (
         (*letters, *refused)
         | "Dead letters" >> beam.Flatten()
