@@ -98,7 +98,12 @@ class _Zstandard(threading.local):
 _zstandard = _Zstandard()
 
 
-def pack(events: Iterable[AnyEvent]) -> bytes:
+def encoded(event: AnyEvent) -> msgspec.Raw:
+    """The event as `pack` takes it too; a sealed one would keep all in memory that it came with."""
+    return msgspec.Raw(_encode(event))
+
+
+def pack(events: Iterable[AnyEvent | msgspec.Raw]) -> bytes:
     """Several events: a version byte, by which a later release knows who wrote it, and msgpack.
 
     What is long is compressed, to a fifth or less: it takes less time than to move it.

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
+import msgspec
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.chunks import EventChunk
-from transforms.coders import AnyEvent, pack
+from transforms.coders import AnyEvent, encoded, pack
 from transforms.tagging import together
 
 # A bounded run's bundle may hold a whole file: what is gathered must stay small whatever the bundle's size.
@@ -53,7 +54,7 @@ class GatherByKey(beam.DoFn):
         self._key_of = key_of
 
     def start_bundle(self) -> None:
-        self._gathered: dict[Key, list[AnyEvent]] = {}
+        self._gathered: dict[Key, list[msgspec.Raw]] = {}
         self._count = 0
         self._oldest_us = MAX_TIMESTAMP.micros
 
@@ -77,9 +78,9 @@ class GatherByKey(beam.DoFn):
     def _gather(self, event: AnyEvent) -> None:
         key = self._key_of(event)
         if key in self._gathered:
-            self._gathered[key].append(event)
+            self._gathered[key].append(encoded(event))
         else:
-            self._gathered[key] = [event]
+            self._gathered[key] = [encoded(event)]
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         oldest, windows = Timestamp(micros=self._oldest_us), (GlobalWindow(),)
