@@ -27,7 +27,10 @@ _LEAST = {"cpu_seconds": 0.5, "memory_mib": 64.0}
 
 
 class Cell(NamedTuple):
-    """One measurement; seconds are those of the run without a start-up."""
+    """One measurement; seconds are those of the run without a start-up.
+
+    Of few events they may be less than nothing: one start-up takes longer than another.
+    """
 
     events: int
     patients: int

@@ -33,8 +33,9 @@ coders.registry.register_coder(Nudge, NudgeCoder)
 coders.registry.register_coder(DeadLetter, DeadLetterCoder)
 
 # In how many groups ids are remembered. A group is read whole when one of its ids is looked for, so it should
-# stay small (2**24 hold 5 ids each of a day at 1,000 events/s); on one machine, where a run is shorter,
-# what a key costs by itself counts for more. In as many, a bounded run moves patients.
+# stay small (2**24 hold 5 ids each of a day at 1,000 events/s); but each remains in state, with its last ids.
+# On one machine, where a run is shorter, what a key costs by itself counts for more. In as many, a bounded
+# run moves patients.
 DIRECT_SHARDS = 512
 SHARDS = 2**24
 

@@ -63,10 +63,11 @@ class AdherenceState(PatientState):
     """A patient's sessions.
 
     `first_day` is the day of the first session among those forgotten, `prescription` the newest statement
-    of one as (time, event id, sessions a week), `absence_checked_us` when an absence was last looked for.
+    of one as (time, event id, sessions a week), `absence_checked_us` when an absence was last looked for,
+    `shown` whether the consent's row is written as visible.
     """
 
-    OWN = tuple[list[Session], int | None, tuple[int, str, int] | None, int]
+    OWN = tuple[list[Session], int | None, tuple[int, str, int] | None, int, bool]
 
     def __init__(self) -> None:
         """A patient of whom nothing is known."""
@@ -75,14 +76,16 @@ class AdherenceState(PatientState):
         self.first_day: int | None = None
         self.prescription: tuple[int, str, int] | None = None
         self.absence_checked_us = 0
+        self.shown = True
 
     def own(self) -> Any:
         """The sessions, and what else there is."""
-        return list(self.sessions.values()), self.first_day, self.prescription, self.absence_checked_us
+        sessions = list(self.sessions.values())
+        return sessions, self.first_day, self.prescription, self.absence_checked_us, self.shown
 
     def take_own(self, own: Any) -> None:
         """The sessions by id."""
-        sessions, self.first_day, self.prescription, self.absence_checked_us = own
+        sessions, self.first_day, self.prescription, self.absence_checked_us, self.shown = own
         self.sessions = {session.session_id: session for session in sessions}
 
     def in_order(self) -> list[Session]:
@@ -167,7 +170,8 @@ class Adherence(Projector[AdherenceState]):
         """The rows that have changed, of the weeks in state and of the consent, and the findings."""
         self._forget_old(state)
         changed_since = self.take_changed_since(state, cause, now_us)
-        if changed_since == ALWAYS:
+        # Also when `--consent` has changed.
+        if changed_since == ALWAYS or self.is_visible(state, now_us) != state.shown:
             self._add_consent_row(state, cause, now_us, output)
         if changed_since == NEVER or not state.sessions:
             return
@@ -201,10 +205,11 @@ class Adherence(Projector[AdherenceState]):
     def _add_consent_row(self, state: AdherenceState, cause: Cause, now_us: int, output: Output) -> None:
         if not state.consents.decisions:
             return
+        state.shown = self.is_visible(state, now_us)
         columns = {
             "patient_id": cause.patient_id,
             "consent_status": state.consents.status_at(now_us),
-            "visible": self.is_visible(state, now_us),
+            "visible": state.shown,
             "decisions": [_decision_columns(decision) for decision in state.consents.decisions],
         }
         row = state.next_version(CONSENTS_TABLE, cause.patient_id, columns, cause, now_us)

@@ -1,7 +1,7 @@
 """Gathering events by key within a bundle: a keyed step is then handed many at once, packed."""
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -60,15 +60,15 @@ class GatherByKey(beam.DoFn):
 
     def process(self, element: AnyEvent | EventChunk) -> Iterable[WindowedValue]:
         if isinstance(element, EventChunk):
-            for event in element:
-                self._gather(event)
-            self._oldest_us = MIN_TIMESTAMP.micros
-            self._count += len(element)
-        else:
-            self._gather(element)
-            # The element's own timestamp, which Beam takes longer to hand over than all the rest takes.
-            self._oldest_us = min(self._oldest_us, element.publish_us)
-            self._count += 1
+            return self._take(element, MIN_TIMESTAMP.micros)
+        # Never before the element's timestamp, which Beam takes longer to hand over than all the rest takes.
+        return self._take((element,), element.publish_us)
+
+    def _take(self, events: Sequence[AnyEvent], timestamp_us: int) -> Iterable[WindowedValue]:
+        for event in events:
+            self._gather(event)
+        self._count += len(events)
+        self._oldest_us = min(self._oldest_us, timestamp_us)
         if self._count < MAX_GATHERED:
             return ()
         packed = list(self.finish_bundle())
@@ -88,21 +88,38 @@ class GatherByKey(beam.DoFn):
             yield WindowedValue((key, pack(events)), oldest, windows)
 
 
+class GatherFindings(GatherByKey):
+    """As `GatherByKey`, of findings too: one of a timer is older than the time at which it was made.
+
+    So it holds back the watermark for as long as it is on its way.
+    """
+
+    def process(
+        self, element: AnyEvent | EventChunk, timestamp: Any = beam.DoFn.TimestampParam
+    ) -> Iterable[WindowedValue]:
+        events = element if isinstance(element, EventChunk) else (element,)
+        return self._take(events, timestamp.micros)
+
+
 class Gathered[K: (str, int)](beam.PTransform[Any, Any]):
     """(PCollection of Event or EventChunk, …) → (key, packed events).
 
     Each collection is gathered where it is made, so that only packs are moved.
     """
 
-    def __init__(self, key_of: Callable[[AnyEvent], K], key_type: type[K]) -> None:
-        """`key_of` gives an event's key, of that type."""
+    def __init__(
+        self, key_of: Callable[[AnyEvent], K], key_type: type[K], with_findings: bool = False
+    ) -> None:
+        """`key_of` gives an event's key, of that type; `with_findings`: not of events from outside alone."""
         super().__init__()
         self._key_of: Callable[[AnyEvent], K] = key_of
+        self._gather = GatherFindings if with_findings else GatherByKey
         self._packed = tuple[key_type, bytes]  # type: ignore[valid-type]
 
     def expand(self, collections: Any) -> Any:
         gathered = [
-            events | f"Pack {number}" >> beam.ParDo(GatherByKey(self._key_of)).with_output_types(self._packed)
+            events
+            | f"Pack {number}" >> beam.ParDo(self._gather(self._key_of)).with_output_types(self._packed)
             for number, events in enumerate(collections, start=1)
         ]
         return together(gathered, self._packed)

@@ -83,7 +83,8 @@ class Projection(beam.PTransform[Any, Any]):
             gathered = events | "Gather by patient" >> Gathered(InShards(by_patient, self._shards), int)
             histories = ProjectHistories(self._projector, self._clock)
             return gathered | "Group" >> beam.GroupByKey() | "Project" >> tagged(histories, outputs)
-        gathered = events | "Gather by patient" >> Gathered(by_patient, str)
+        # What comes beside events is what other projections have found.
+        gathered = events | "Gather by patient" >> Gathered(by_patient, str, with_findings=len(events) > 1)
         project = Project(self._projector, self._bounded, self._rebuild, self._memories, self._clock)
         return gathered | "Project" >> tagged(project, outputs)
 

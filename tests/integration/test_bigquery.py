@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import requests
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 from google.api_core.exceptions import Forbidden
 from google.auth.exceptions import GoogleAuthError
 
@@ -19,6 +21,7 @@ from pipeline.bigquery import Rejection, TableWriter
 from pipeline.clients import bigquery
 from pipeline.emulators import bigquery_emulator
 from pipeline.provision import Resources, provision, table_definition
+from pipeline.sinks import WriteBatch
 from tests.integration.conftest import PROJECT
 from transforms.rows import Row
 
@@ -281,6 +284,32 @@ def test_a_row_that_no_request_takes_and_no_job_either(dataset: str) -> None:
     large = dead_letter("large", b"x" * 8_000_000)
     broken = large._replace(body=json.dumps(json.loads(large.body) | {"attempts": "secret-value"}).encode())
     assert write(dataset, "dead_letters", broken) == [Rejection(broken, "row: invalid")]
+
+
+def bundle(dataset: str, *batches: list[Row]) -> Iterator[list[WindowedValue]]:
+    """What each batch of a bundle leads to, and then the bundle's end."""
+    write = WriteBatch(dataset, "adherence")
+    write.setup()
+    write.start_bundle()
+    for rows in batches:
+        yield list(write.process((0, [tuple(row) for row in rows]), Timestamp(1)))
+    yield list(write.finish_bundle())
+
+
+def test_the_batches_of_a_bundle_are_written_together(dataset: str) -> None:
+    refused = adherence("p2", completed_sessions="secret-value")
+    batches = [[adherence("p0"), adherence("p1")], [adherence("p1", version=2), refused]]
+    *before, (letter,) = bundle(dataset, *batches)
+    assert before == [[], []]
+    assert (letter.value.error, letter.value.message.payload) == ("completed_sessions: invalid", refused.body)
+    assert letter.timestamp == Timestamp(1)
+    assert keys(dataset, "adherence", "patient_id", "version") == [("p0", 1), ("p1", 2)]
+
+
+def test_a_bundle_of_many_rows_is_written_as_it_comes(dataset: str) -> None:
+    batches = [[adherence(f"p{batch * 100 + number}") for number in range(100)] for batch in range(6)]
+    written = [len(read(dataset, "adherence")) for _ in bundle(dataset, *batches)]
+    assert written == [0, 0, 0, 0, 500, 500, 600]
 
 
 def test_writers_in_several_threads(dataset: str) -> None:

@@ -1,5 +1,6 @@
 """The projections against the independent calculation, in any order of arrival."""
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,8 +14,11 @@ from hypothesis import strategies as st
 from tests.by_hand import ByHand, bundles
 from tests.oracle import Arrival, Options, assert_nudges_equal, assert_rows_equal, current_rows, expected
 from tests.strategies import Consents, arrival_orders, arrival_sets, in_time_order, random_arrivals
+from transforms.adherence import Adherence, AdherenceState
 from transforms.consent import CONSENT_MODES, ConsentMode
-from transforms.projection import ALWAYS, PatientState, Settings
+from transforms.events import Event, parse_event
+from transforms.message import Message
+from transforms.projection import ALWAYS, Cause, Output, PatientState, Settings
 from transforms.times import to_micros
 
 NOW = datetime(2025, 4, 2, tzinfo=UTC)
@@ -161,3 +165,28 @@ def test_a_rebuild_says_nothing_of_weeks_of_which_events_may_not_come_again() ->
     for bundle in bundles([MONDAY], Random(1)):
         rebuilt.take(bundle)
     assert [row["week_start"] for row in rebuilt.rows["adherence"]] == ["2025-03-17"]
+
+
+def test_another_consent_mode_shows_or_hides_a_patient_at_the_next_event() -> None:
+    now_us = to_micros(NOW)
+    message = Message(b"", {}, "s", "m", now_us)
+
+    def event(kind: str, **body: Any) -> Event:
+        content = {"event_id": kind, "kind": kind, "subject_id": "p1", "body": body}
+        return parse_event(content, message, now_us)
+
+    def visible(mode: ConsentMode, *events: Event) -> list[bool]:
+        projector, output = Adherence(Settings(consent=mode)), Output()
+        cause = Cause("p1", "e", now_us)
+        for each in events:
+            projector.apply(state, each, cause, now_us, output)
+        projector.project(state, cause, now_us, output)
+        return [json.loads(row.body)["visible"] for table, row in output.rows if table == "consents"]
+
+    state, session = AdherenceState(), event("exercise_session", completion_status="completed")
+    assert visible("off", event("consent", status="revoked"), session) == [True]
+    state = AdherenceState.decode(state.encode())
+    assert visible("enforce", session) == [False]
+    state = AdherenceState.decode(state.encode())
+    assert visible("enforce", session) == []
+    assert visible("off", session) == [True]
