@@ -78,8 +78,10 @@ def _publisher(_emulator: str | None) -> PublisherClient:
 def _subscriber(emulator: str | None) -> SubscriberClient:
     if not emulator:
         return SubscriberClient()
-    # A pull may bring 10 MB. The client's own channel to an emulator takes no more than 4, for ever.
-    channel = grpc.insecure_channel(emulator, options=[("grpc.max_receive_message_length", -1)])
+    # A pull may bring 10 MB: the client's own channel to an emulator takes no more than 4, for ever. And an
+    # emulator that starts again is found at once.
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_reconnect_backoff_ms", 1000)]
+    channel = grpc.insecure_channel(emulator, options=options)
     return SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
 
 

@@ -15,8 +15,8 @@ from pipeline.options import RehabOptions
 from pipeline.outages import OUTAGES, Call
 from pipeline.provision import TABLES
 
-# Long enough for a hiccup, short enough for whoever waits at the prompt.
-_SECONDS = 10.0
+# Long enough for a server that starts again, short enough for whoever waits at the prompt.
+_SECONDS = 20.0
 _RETRY = Retry(
     predicate=lambda error: isinstance(error, PUBSUB_TRANSIENT) or if_transient_error(error),
     initial=0.2,
