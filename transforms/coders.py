@@ -61,11 +61,6 @@ class SealedEvent(Value, frozen=True):
         """The event's."""
         return _decode_message(self.sealed_message)
 
-    @property
-    def publish_us(self) -> int:
-        """The event's."""
-        return self.message.publish_us
-
 
 _DECODE_FACT: dict[str, Callable[[msgspec.Raw], Fact]] = {
     kind: msgspec.msgpack.Decoder(fact).decode
@@ -99,7 +94,7 @@ _zstandard = _Zstandard()
 
 
 def encoded(event: AnyEvent) -> msgspec.Raw:
-    """The event as `pack` takes it too; a sealed one would keep all in memory that it came with."""
+    """The event as `pack` takes it too."""
     return msgspec.Raw(_encode(event))
 
 

@@ -350,11 +350,6 @@ class Event(Value, frozen=True):
     fact: Fact
     message: Message
 
-    @property
-    def publish_us(self) -> int:
-        """When it was published, in microseconds since the epoch."""
-        return self.message.publish_us
-
 
 class FieldError(NamedTuple):
     """A field's path (dotted, from the envelope) and the rule it breaks; never its value."""

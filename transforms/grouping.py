@@ -62,7 +62,7 @@ class GatherByKey(beam.DoFn):
         if isinstance(element, EventChunk):
             return self._take(element, MIN_TIMESTAMP.micros)
         # Never before the element's timestamp, which Beam takes longer to hand over than all the rest takes.
-        return self._take((element,), element.publish_us)
+        return self._take((element,), element.message.publish_us)
 
     def _take(self, events: Sequence[AnyEvent], timestamp_us: int) -> Iterable[WindowedValue]:
         for event in events:
@@ -77,6 +77,7 @@ class GatherByKey(beam.DoFn):
 
     def _gather(self, event: AnyEvent) -> None:
         key = self._key_of(event)
+        # Encoded at once: a sealed event keeps the whole pack in memory that it came with.
         if key in self._gathered:
             self._gathered[key].append(encoded(event))
         else:
