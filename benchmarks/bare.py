@@ -12,6 +12,7 @@ from typing import Any
 
 from transforms.adherence import Adherence
 from transforms.dead_letters import DeadLetter, dead_letter_row
+from transforms.deduplication import name_of
 from transforms.events import REVIEW, Event
 from transforms.message import Message
 from transforms.projection import Cause, Output, Projector, Settings, in_periods
@@ -36,7 +37,7 @@ def run(events_file: Path, output_dir: Path, settings: Settings) -> Counter[str]
     output_dir.mkdir(parents=True)
     account: Counter[str] = Counter()
     events, letters = _validated(events_file)
-    unique = list({event.event_id: event for event in reversed(events)}.values())[::-1]
+    unique = list({(event.patient_id, name_of(event)): event for event in reversed(events)}.values())[::-1]
     account["duplicate"] = len(events) - len(unique)
     account["dead_letter"] = len(letters)
     output = Output()

@@ -48,8 +48,9 @@ PARTS = tuple(
         ),
         (
             "state: decoded, encoded",
-            r"transforms/(projection\.py PatientState|deduplication\.py SeenIds|adherence\.py AdherenceState"
-            r"|quality\.py QualityState|work_queue\.py WorkQueueState).*\.(decode|encode|own|take_own)\b",
+            r"transforms/(projection\.py PatientState|adherence\.py AdherenceState"
+            r"|quality\.py QualityState|work_queue\.py WorkQueueState|projecting\.py _Kept)"
+            r".*\.(decode|encode|own|take_own|read|write)\b",
             "28 days of a patient are one value, whatever little of it an event concerns",
         ),
         (
@@ -64,8 +65,8 @@ PARTS = tuple(
         ),
         (
             "rules: deduplication",
-            r"transforms/deduplication\.py",
-            "each id is looked for by itself, in a group of its own",
+            r"transforms/deduplication\.py|transforms/projecting\.py _Kept\.admits\b",
+            "each id is hashed, and looked for in each projection that receives its event",
         ),
         (
             "events: packed, encoded",

@@ -12,18 +12,18 @@ from pipeline.rebuild import Memories, planned_rebuild
 from pipeline.sinks import WriteNudges, WriteTable
 from pipeline.sources import ReadMessages
 from transforms.adherence import Adherence
-from transforms.chunks import EventChunk, EventChunkCoder
+from transforms.chunks import EventChunk, EventChunkCoder, element_type
 from transforms.coders import DeadLetterCoder, EventCoder, MessageCoder, NudgeCoder
 from transforms.dead_letters import DeadLetter, ToRow
-from transforms.deduplication import Deduplicated
-from transforms.events import KINDS, Event
+from transforms.events import Event
 from transforms.message import Message
 from transforms.policy import Nudge
 from transforms.projecting import NUDGES, REVIEWS, Projection
 from transforms.quality import Quality
+from transforms.routing import ROUTES
 from transforms.rows import Row
 from transforms.tagging import tagged
-from transforms.validation import CHUNK_OUTPUTS, DEAD_LETTERS, EVENTS, OUTPUTS, Validate, ValidateChunk
+from transforms.validation import DEAD_LETTERS, Validate, ValidateChunk
 from transforms.work_queue import WorkQueue
 
 coders.registry.register_coder(Message, MessageCoder)
@@ -32,10 +32,8 @@ coders.registry.register_coder(EventChunk, EventChunkCoder)
 coders.registry.register_coder(Nudge, NudgeCoder)
 coders.registry.register_coder(DeadLetter, DeadLetterCoder)
 
-# In how many groups ids are remembered. A group is read whole when one of its ids is looked for, so it should
-# stay small (2**24 hold 5 ids each of a day at 1,000 events/s); but each remains in state, with its last ids.
-# On one machine, where a run is shorter, what a key costs by itself counts for more. In as many, a bounded
-# run moves patients.
+# In how many shards a bounded run moves patients: so few on one machine that each has many events at a time,
+# so many on Dataflow that the events of one fit in memory, however many there are.
 DIRECT_SHARDS = 512
 SHARDS = 2**24
 
@@ -49,20 +47,18 @@ def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
 
     messages = pipeline | "Read" >> ReadMessages(options)
 
-    validate = tagged(ValidateChunk(), CHUNK_OUTPUTS) if bounded else tagged(Validate(), OUTPUTS)
-    valid = messages | "Validate" >> validate
-    events = (valid[EVENTS],) if bounded else tuple(valid[kind] for kind in KINDS)
+    validate = ValidateChunk() if bounded else Validate()
+    routes = dict.fromkeys(ROUTES, element_type(bounded))
+    valid = messages | "Validate" >> tagged(validate, {DEAD_LETTERS: DeadLetter} | routes)
 
-    unique = events | "Deduplicate" >> Deduplicated(shards, bounded)
-
-    adherence = (unique.adherence,) | "Adherence" >> Projection(
+    adherence = (valid.adherence,) | "Adherence" >> Projection(
         Adherence(settings), bounded, rebuild, memories, shards=shards
     )
-    quality = (unique.quality,) | "Quality" >> Projection(
+    quality = (valid.quality,) | "Quality" >> Projection(
         Quality(settings), bounded, rebuild, memories, shards=shards
     )
     findings = (adherence[REVIEWS], quality[REVIEWS])
-    work_queue = (unique.work_queue, *findings) | "Work queue" >> Projection(
+    work_queue = (valid.work_queue, *findings) | "Work queue" >> Projection(
         WorkQueue(settings), bounded, rebuild and rebuild.after_findings(), memories, shards=shards
     )
 

@@ -11,7 +11,7 @@ import orjson
 from tests.oracle import Arrival
 from transforms.adherence import Adherence
 from transforms.dead_letters import DeadLetter
-from transforms.deduplication import SeenIds
+from transforms.deduplication import SeenIds, name_of
 from transforms.events import REVIEW, Event
 from transforms.message import Message
 from transforms.projection import Cause, Output, Projector, Settings
@@ -33,7 +33,7 @@ class ByHand:
     def __init__(self, settings: Settings, now_us: int) -> None:
         self.projectors: list[Projector[Any]] = [Adherence(settings), Quality(settings), WorkQueue(settings)]
         self.now_us = now_us
-        self.seen = SeenIds()
+        self.seen: dict[str, SeenIds] = defaultdict(SeenIds)
         self.states: dict[tuple[int, str], bytes] = {}
         self.rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.nudges: list[dict[str, Any]] = []
@@ -47,7 +47,7 @@ class ByHand:
             for outcome in validate(message, self.now_us):
                 if isinstance(outcome, DeadLetter):
                     self.dead_letters.append(outcome)
-                elif self.seen.is_new(outcome.event_id, self.now_us // 1_000_000):
+                elif self.seen[outcome.patient_id].is_new(name_of(outcome), self.now_us // 1_000_000):
                     events.append(outcome)
         for number, projector in enumerate(self.projectors):
             events += self._project(number, projector, events)

@@ -20,27 +20,21 @@ MAX_GATHERED = 100_000
 Key = str | int
 
 
-def by_event_id(event: AnyEvent) -> str:
-    """The event's id."""
-    return event.event_id
-
-
 def by_patient(event: AnyEvent) -> str:
     """The patient's id."""
     return event.patient_id
 
 
 class InShards:
-    """Spreads events over a bounded number of shards; those of one id land in the same."""
+    """Spreads patients over a bounded number of shards."""
 
-    def __init__(self, id_of: Callable[[AnyEvent], str], shards: int) -> None:
-        """`id_of` gives the id, `shards` is how many there are."""
-        self._id_of = id_of
+    def __init__(self, shards: int) -> None:
+        """`shards` is how many there are."""
         self._shards = shards
 
     def __call__(self, event: AnyEvent) -> int:
-        """The event's shard."""
-        return zlib.crc32(self._id_of(event).encode()) % self._shards
+        """The shard of the event's patient."""
+        return zlib.crc32(event.patient_id.encode()) % self._shards
 
 
 class GatherByKey(beam.DoFn):

@@ -4,6 +4,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -15,9 +16,10 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec
 from apache_beam.utils.timestamp import Timestamp
 
 from transforms.chunks import EventChunk, element_type
-from transforms.coders import SealedEvent, unpack, unpack_sealed
+from transforms.coders import SealedEvent, unpack_sealed
 from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, was_admitted
-from transforms.events import Event
+from transforms.deduplication import REMEMBERED_SECONDS, SeenIds, name_of
+from transforms.events import REVIEW, Event
 from transforms.grouping import Gathered, InShards, by_patient
 from transforms.policy import Nudge
 from transforms.projection import (
@@ -41,9 +43,6 @@ _LOGGER = logging.getLogger(__name__)
 
 # What is to happen so soon happens neither earlier nor later than it is due.
 _WAKE_IS_NEAR_US = HOUR_US
-
-# In place of a state's version, which is never 0.
-_WITH_FAILED = 0
 
 NUDGES = "nudges"
 REVIEWS = "reviews"
@@ -80,7 +79,7 @@ class Projection(beam.PTransform[Any, Any]):
         )
         # What Beam does not know to end would be grouped at the end of time.
         if self._bounded and all(each.is_bounded for each in events):
-            gathered = events | "Gather by patient" >> Gathered(InShards(by_patient, self._shards), int)
+            gathered = events | "Gather by patient" >> Gathered(InShards(self._shards), int)
             histories = ProjectHistories(self._projector, self._clock)
             return gathered | "Group" >> beam.GroupByKey() | "Project" >> tagged(histories, outputs)
         # What comes beside events is what other projections have found.
@@ -122,53 +121,47 @@ class Project(beam.DoFn):
         wake_up: Any = beam.DoFn.TimerParam(WAKE),
         catch_up: Any = beam.DoFn.TimerParam(CATCH_UP),
     ) -> Iterator[Any]:
-        patient_id, events = element[0], unpack(element[1])
-        if any(was_admitted(event.message) for event in events):
-            events = self._not_yet_projected(events, cell)
+        step = self._step(element[0], cell, wake_up, catch_up)
+        kept = self._kept(step)
+        events = _new_ones(
+            self._projector, unpack_sealed(element[1]), partial(kept.admits, now_us=step.now_us)
+        )
         if not events:
             return
         events = sorted(events, key=consents_first)
-        timers = _Timers(wake_up, catch_up)
         try:
-            outputs = self._advance(patient_id, events, cell, timers)
+            outputs = self._advance(step, kept, events)
         except Exception:
             # One event must not take its neighbours down with it, nor stop the stream.
-            alone = (self._advance_alone(patient_id, event, cell, timers) for event in events)
+            alone = (self._advance_alone(step, kept, event) for event in events)
             outputs = [output for outcome in alone for output in outcome]
         yield from outputs
 
-    def _not_yet_projected(self, events: list[Event], cell: Any) -> list[Event]:
-        """Without the replays of what failed in another projection, or has been replayed already."""
-        kept, due = _Kept.read(cell), []
-        for event in events:
-            if not was_admitted(event.message):
-                due.append(event)
-            elif event.event_id in kept.failed:
-                kept.failed.remove(event.event_id)
-                due.append(event)
-            elif event.kind in self._projector.counted_kinds:
-                count("event.duplicate")
-        kept.write(cell)
-        return due
+    def _step(self, patient_id: str, cell: Any, wake_up: Any, catch_up: Any = None) -> "_Step":
+        return _Step(patient_id, int(self._clock() * MICROS), cell, wake_up, catch_up)
 
-    def _advance_alone(self, patient_id: str, event: Event, cell: Any, timers: "_Timers") -> list[Any]:
+    def _kept(self, step: "_Step") -> "_Kept":
+        kept = _Kept.read(step.cell)
+        if not self._bounded:
+            kept.seen.forget_before(step.now_us // MICROS - REMEMBERED_SECONDS)
+        return kept
+
+    def _advance_alone(self, step: "_Step", kept: "_Kept", event: Event) -> list[Any]:
         try:
-            return self._advance(patient_id, [event], cell, timers)
+            return self._advance(step, kept, [event])
         except Exception as error:
-            kept = _Kept.read(cell)
-            kept.failed.append(event.event_id)
-            kept.write(cell)
+            if event.kind != REVIEW:
+                kept.failed.append(name_of(event))
+            kept.write(step.cell)
             return [_failed(self._projector, event, error)]
 
-    def _advance(self, patient_id: str, events: list[Event], cell: Any, timers: "_Timers") -> list[Any]:
-        now_us = int(self._clock() * MICROS)
-        advance, kept = _Advance(), _Kept.read(cell)
-        state = self._state(patient_id, kept.state)
-        cause = advance.take(self._projector, state, patient_id, events, now_us)
-        self._project(state, cause, now_us, advance.output)
-        self._keep(state, kept, now_us, cell, timers.wake_up)
+    def _advance(self, step: "_Step", kept: "_Kept", events: list[Event]) -> list[Any]:
+        advance, state = _Advance(), self._state(step.patient_id, kept.state)
+        cause = advance.take(self._projector, state, step.patient_id, events, step.now_us)
+        self._project(state, cause, step.now_us, advance.output)
+        self._keep(step, kept, state)
         if state.held_until_us:
-            timers.catch_up.set(Timestamp(micros=state.held_until_us))
+            step.catch_up.set(Timestamp(micros=state.held_until_us))
         return advance.outputs()
 
     def _state(self, patient_id: str, encoded: bytes | None) -> PatientState:
@@ -197,7 +190,7 @@ class Project(beam.DoFn):
         wake_up: Any = beam.DoFn.TimerParam(WAKE),
     ) -> list[Any]:
         """Projects again because time has passed."""
-        return self._pass_time(patient_id, self._projector.wake, cell, wake_up)
+        return self._pass_time(self._step(patient_id, cell, wake_up), self._projector.wake)
 
     @on_timer(CATCH_UP)
     def catch_up(
@@ -208,74 +201,104 @@ class Project(beam.DoFn):
     ) -> list[Any]:
         """Projects what has been held back, now that it is complete."""
         progress.finish()
-        return self._pass_time(patient_id, _released, cell, wake_up)
+        return self._pass_time(self._step(patient_id, cell, wake_up), _released)
 
-    def _pass_time(
-        self, patient_id: str, change: Callable[[Any, int], PatientState], cell: Any, wake_up: Any
-    ) -> list[Any]:
-        now_us = int(self._clock() * MICROS)
-        output, kept = Output(), _Kept.read(cell)
+    def _pass_time(self, step: "_Step", change: Callable[[Any, int], PatientState]) -> list[Any]:
+        output, kept = Output(), self._kept(step)
         try:
-            state = change(self._projector.state_type.decode(kept.state), now_us)
-            self._project(state, Cause(patient_id, None, now_us), now_us, output)
+            state = change(self._projector.state_type.decode(kept.state), step.now_us)
+            self._project(state, Cause(step.patient_id, None, step.now_us), step.now_us, output)
         except Exception as error:
             # One patient's state must not stop the stream; the patient's next event brings this up again.
             _LOGGER.error("%s failed at a timer (%s).", self._projector.tables[0], type(error).__name__)
             return []
-        self._keep(state, kept, now_us, cell, wake_up)
+        self._keep(step, kept, state)
         return _Advance(output).outputs()
 
-    def _keep(self, state: PatientState, kept: "_Kept", now_us: int, cell: Any, wake_up: Any) -> None:
-        if state.is_spent(now_us):
-            kept.state = None
-        else:
-            if not self._bounded:
-                self._plan_wake(state, now_us, wake_up)
-            kept.state = state.encode()
-        kept.write(cell)
+    def _keep(self, step: "_Step", kept: "_Kept", state: PatientState) -> None:
+        is_spent = state.is_spent(step.now_us)
+        if not self._bounded:
+            if not is_spent:
+                self._plan_wake(step, state)
+            elif kept.seen.hours:
+                # Of a patient of whom nothing may be used, the ids are all there is.
+                step.wake_up.set(Timestamp(micros=step.now_us) + 2 * REMEMBERED_SECONDS)
+        kept.state = None if is_spent else state.encode()
+        kept.write(step.cell)
 
-    def _plan_wake(self, state: PatientState, now_us: int, wake_up: Any) -> None:
+    def _plan_wake(self, step: "_Step", state: PatientState) -> None:
+        now_us = step.now_us
         times = (time_us for time_us in self._projector.wake_times_us(state, now_us) if time_us)
         next_us = min((time_us for time_us in times if time_us > now_us), default=None)
         # To put off a timer costs more than to wake in vain, once in days and not at every event.
         if next_us and not now_us + _WAKE_IS_NEAR_US <= state.wake_us <= next_us:
             state.wake_us = next_us
-            wake_up.set(Timestamp(micros=next_us))
+            step.wake_up.set(Timestamp(micros=next_us))
 
 
-class _Timers(NamedTuple):
-    """A patient's timers in one step."""
+class _Step(NamedTuple):
+    """What happens now to a patient, and where the runner keeps what is known of the patient."""
 
+    patient_id: str
+    now_us: int
+    cell: Any
     wake_up: Any
     catch_up: Any
 
 
 class _Kept(msgspec.Struct, array_like=True):
-    """What a cell holds: a patient's state as encoded, and the ids of the events that failed here.
+    """What a cell holds of a patient: the projector's state as encoded, the events that have been seen.
 
-    Of a patient without such ids, as nearly all are, that is the state's bytes alone.
+    `failed` are those of them that failed here.
     """
 
     state: bytes | None
+    seen: SeenIds
     failed: list[str]
 
     @classmethod
     def read(cls, cell: Any) -> "_Kept":
         encoded = cell.read()
-        if encoded and encoded[0] == _WITH_FAILED:
-            return _decode_kept(memoryview(encoded)[1:])
-        return cls(encoded or None, [])
+        if not encoded:
+            return cls(None, SeenIds(), [])
+        if encoded[0] > _KEPT_VERSION:
+            raise ValueError(f"This release cannot read a patient's state of version {encoded[0]}")
+        return _decode_kept(memoryview(encoded)[1:])
 
     def write(self, cell: Any) -> None:
-        if self.failed:
-            cell.write(bytes((_WITH_FAILED,)) + msgspec.msgpack.encode(self))
-        elif self.state:
-            cell.write(self.state)
+        if self.state or self.seen.hours or self.failed:
+            cell.write(bytes((_KEPT_VERSION,)) + msgspec.msgpack.encode(self))
         else:
             cell.clear()
 
+    def admits(self, event: SealedEvent, now_us: int) -> bool:
+        """Whether it is to be projected: it has not been seen, or failed and is replayed."""
+        name = name_of(event)
+        is_new = self.seen.is_new(name, now_us // MICROS)
+        if name in self.failed and (is_new or was_admitted(event.message)):
+            self.failed.remove(name)
+            return True
+        return is_new
 
+
+_KEPT_VERSION = 1
 _decode_kept = msgspec.msgpack.Decoder(_Kept).decode
+
+
+def _new_ones(
+    projector: Projector[Any], events: Iterable[SealedEvent], admits: Callable[[SealedEvent], bool]
+) -> list[Event]:
+    """Those that are to be projected; the others are counted as duplicates."""
+    new, duplicates = [], 0
+    for event in events:
+        # What other projections find comes again when it has changed.
+        if event.kind == REVIEW or admits(event):
+            new.append(event.open())
+        elif event.kind in projector.counted_kinds:
+            duplicates += 1
+    if duplicates:
+        count("event.duplicate", duplicates)
+    return new
 
 
 def _released(state: PatientState, _now_us: int) -> PatientState:
@@ -302,7 +325,8 @@ class ProjectHistories(beam.DoFn):
             for event in unpack_sealed(packed):
                 histories[event.patient_id].append(event)
         for patient_id, history in histories.items():
-            yield from self._project(patient_id, [event.open() for event in history])
+            if events := _new_ones(self._projector, history, _FirstOfEach()):
+                yield from self._project(patient_id, events)
 
     def _project(self, patient_id: str, events: list[Event]) -> Iterable[Any]:
         now_us = int(self._clock() * MICROS)
@@ -332,6 +356,18 @@ class ProjectHistories(beam.DoFn):
             else:
                 encoded = state.encode()
                 yield from advance.outputs(bounded=True)
+
+
+class _FirstOfEach:
+    """Whether an event is the first of its name, for ever."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, event: SealedEvent) -> bool:
+        before = len(self._seen)
+        self._seen.add(name_of(event))
+        return len(self._seen) > before
 
 
 def _failed(projector: Projector[Any], event: Event, error: Exception) -> Any:

@@ -37,7 +37,6 @@ NEVER = sys.maxsize
 PROCESSED = "processed"
 WITHHELD = "withheld"
 TOO_LATE = "too_late"
-DUPLICATE = "duplicate"
 
 
 class Settings(NamedTuple):

@@ -1,6 +1,5 @@
 """Quality: how well a patient does each exercise, over the 7 days up to the newest repetition."""
 
-import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -11,7 +10,6 @@ from transforms.events import ISSUE_SEVERITIES, Event, RepFact, SessionFact
 from transforms.policy import Finding
 from transforms.projection import (
     ALWAYS,
-    DUPLICATE,
     NEVER,
     PROCESSED,
     STATE_DAYS,
@@ -38,11 +36,6 @@ _KEPT_DAYS = 2 * STATE_DAYS
 
 # Late events are rare within the seconds that the repeat limit spans, so a few times tell enough.
 _SAID_KEPT = 20
-
-# A runner that processes at least once may hand over again what passed deduplication, soon after. Everything
-# else merges; repetitions are added up, so the newest of them are remembered: minutes of an exercise.
-_REPS_REMEMBERED = 256
-_DIGEST_BYTES = 8
 
 TABLE = "quality"
 
@@ -160,13 +153,11 @@ class QualityState(PatientState):
     """A patient's repetitions by exercise and day, and the quality of the patient's sessions.
 
     `first_days` holds the first day with a repetition of each exercise, `said` the times of the
-    latest feedback by type and exercise, `counted` the digests of the newest repetitions' ids in a row.
+    latest feedback by type and exercise.
     `changed`, not stored, are the exercises that the events at hand have touched.
     """
 
-    OWN = tuple[
-        dict[str, dict[int, DayStats]], list[SessionQuality], dict[str, int], dict[str, list[int]], bytes
-    ]
+    OWN = tuple[dict[str, dict[int, DayStats]], list[SessionQuality], dict[str, int], dict[str, list[int]]]
 
     def __init__(self) -> None:
         """A patient of whom nothing is known."""
@@ -175,16 +166,15 @@ class QualityState(PatientState):
         self.sessions: dict[str, SessionQuality] = {}
         self.first_days: dict[str, int] = {}
         self.said: dict[str, list[int]] = {}
-        self.counted = b""
         self.changed: set[str] = set()
 
     def own(self) -> Any:
         """Days and sessions, and what else there is."""
-        return self.days, list(self.sessions.values()), self.first_days, self.said, self.counted
+        return self.days, list(self.sessions.values()), self.first_days, self.said
 
     def take_own(self, own: Any) -> None:
         """The sessions by id."""
-        self.days, sessions, self.first_days, self.said, self.counted = own
+        self.days, sessions, self.first_days, self.said = own
         self.sessions = {session.session_id: session for session in sessions}
 
 
@@ -199,12 +189,8 @@ class Quality(Projector[QualityState]):
         """Adds a repetition to its day, or merges a session event into its session."""
         fact = event.fact
         if isinstance(fact, RepFact):
-            digest = hashlib.blake2b(event.event_id.encode(), digest_size=_DIGEST_BYTES).digest()
-            if digest in state.counted:
-                return DUPLICATE
             outcome = self.admit(state, event, event.ts_us, now_us)
             if outcome == PROCESSED:
-                state.counted = state.counted[-(_REPS_REMEMBERED - 1) * _DIGEST_BYTES :] + digest
                 self._add_rep(state, event, fact)
                 self._give_feedback(state, event, fact, cause, now_us, output)
         elif isinstance(fact, SessionFact):

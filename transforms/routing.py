@@ -6,7 +6,7 @@ from typing import Any
 from apache_beam.pvalue import TaggedOutput
 
 from transforms.chunks import EventChunk
-from transforms.coders import AnyEvent
+from transforms.events import Event
 
 ROUTES = {
     "adherence": ("exercise_session", "consent"),
@@ -19,14 +19,12 @@ _ROUTES_OF = {
 }
 
 
-def routed(events: Iterable[AnyEvent]) -> Iterator[Any]:
-    """Each event, for every output that is named after a route of its kind."""
-    for event in events:
-        for route in _ROUTES_OF[event.kind]:
-            yield TaggedOutput(route, event)
+def routed(event: Event) -> list[Any]:
+    """The event, for every output that is named after a route of its kind."""
+    return [TaggedOutput(route, event) for route in _ROUTES_OF[event.kind]]
 
 
-def routed_together(events: Iterable[AnyEvent]) -> Iterator[Any]:
+def routed_together(events: Iterable[Event]) -> Iterator[Any]:
     """A chunk for each such output."""
     chunks: dict[str, EventChunk] = {}
     for event in events:

@@ -1,4 +1,4 @@
-"""The validating ParDo: messages in, valid events out by kind, everything else to the dead letters."""
+"""The validating ParDo: messages in, valid events out by route, everything else to the dead letters."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,18 +7,15 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
-from transforms.chunks import EventChunk
 from transforms.dead_letters import DeadLetter
 from transforms.decoding import STAGE, decode
-from transforms.events import KINDS, Event, InvalidEventError, parse_event
+from transforms.events import Event, InvalidEventError, parse_event
 from transforms.message import Message
+from transforms.routing import routed, routed_together
 from transforms.telemetry import count
 from transforms.times import MICROS
 
 DEAD_LETTERS = "dead_letters"
-EVENTS = "events"
-OUTPUTS: dict[str, type] = {DEAD_LETTERS: DeadLetter} | dict.fromkeys(KINDS, Event)
-CHUNK_OUTPUTS: dict[str, type] = {DEAD_LETTERS: DeadLetter, EVENTS: EventChunk}
 
 
 def validate(message: Message, now_us: int) -> Iterator[Event | DeadLetter]:
@@ -43,7 +40,7 @@ def validate(message: Message, now_us: int) -> Iterator[Event | DeadLetter]:
 
 
 class Validate(beam.DoFn):
-    """Message → Event on the output named after its kind, or DeadLetter on `DEAD_LETTERS`."""
+    """Message → Event on the output of every route that its kind takes, or DeadLetter on `DEAD_LETTERS`."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         """`clock` gives the present in seconds since the epoch."""
@@ -55,11 +52,11 @@ class Validate(beam.DoFn):
             if isinstance(outcome, DeadLetter):
                 yield _refused(outcome)
             else:
-                yield TaggedOutput(outcome.kind, outcome)
+                yield from routed(outcome)
 
 
 class ValidateChunk(beam.DoFn):
-    """Messages → an EventChunk of all kinds on `EVENTS`, and each DeadLetter on `DEAD_LETTERS`."""
+    """Messages → an EventChunk on the output of each route, and each DeadLetter on `DEAD_LETTERS`."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         """As `Validate`."""
@@ -68,14 +65,14 @@ class ValidateChunk(beam.DoFn):
     def process(self, messages: list[Message]) -> Iterator[Any]:
         """Validates each event in the messages."""
         now_us = int(self._clock() * MICROS)
-        events = EventChunk()
+        events: list[Event] = []
         for message in messages:
             for outcome in validate(message, now_us):
                 if isinstance(outcome, DeadLetter):
                     yield _refused(outcome)
                 else:
                     events.append(outcome)
-        yield TaggedOutput(EVENTS, events)
+        yield from routed_together(events)
 
 
 def _refused(letter: DeadLetter) -> Any:

@@ -165,4 +165,4 @@ def test_nothing_is_pickled_where_keys_are_shuffled(job: Any) -> None:
             names = coders_of(components.pcollections[collection].coder_id)
             assert not [name for name in names if "FastPrimitives" in name], transform.unique_name
     # Deduplication, three projectors and five batches.
-    assert shuffled == 9
+    assert shuffled == 8

@@ -19,11 +19,11 @@ from pipeline.main import main
 from tests.fuzzing import fuzzed
 from tests.oracle import Arrival, Options, assert_nudges_equal, assert_rows_equal, current_rows, expected
 from tests.strategies import arrival_orders, random_arrivals
-from transforms.dead_letters import REASONS
+from transforms.dead_letters import REASONS, DeadLetter
 from transforms.events import KINDS, Event
 from transforms.message import Message
 from transforms.tagging import tagged
-from transforms.validation import DEAD_LETTERS, OUTPUTS, Validate
+from transforms.validation import DEAD_LETTERS, Validate
 
 TABLES = ("adherence", "consents", "quality", "work_queue", "dead_letters")
 HISTORY = ("version", "updated_at", "source_event_id")
@@ -161,6 +161,21 @@ def test_lines_arrays_blanks_globs_and_dead_letters(tmp_path: Path) -> None:
     assert ran.count("dead_letter") == 2
 
 
+def test_what_is_no_duplicate_in_a_bounded_run(tmp_path: Path) -> None:
+    def event(patient: str, kind: str, **body: Any) -> bytes:
+        return orjson.dumps({"event_id": "1", "kind": kind, "subject_id": patient, "body": body})
+
+    rep = event("p1", "rep_observation", quality_score=0.9)
+    other_kind = event("p1", "exercise_session", overall_quality=0.8)
+    ran = run(
+        tmp_path, {"a.jsonl": [rep, event("p2", "rep_observation", quality_score=0.7), other_kind, rep]}
+    )
+    assert ran.count("duplicate") == 1
+    shown = {row["patient_id"]: row for row in ran.current("quality")}
+    assert {patient: row["total_reps"] for patient, row in shown.items()} == {"p1": 1, "p2": 1}
+    assert shown["p1"]["last_session_quality"] == 0.8
+
+
 # --- The same events in any order, with duplicates, on either input
 
 
@@ -256,14 +271,20 @@ def test_validation_has_an_output_for_every_kind_and_for_dead_letters() -> None:
         for kind in KINDS
     ]
     payloads = [*events[:5], b"[" + b",".join(events[5:]) + b",1]", b"{", b'{"kind":"x"}']
+    received = {
+        "adherence": ("exercise_session", "consent"),
+        "quality": ("exercise_session", "rep_observation", "consent"),
+        "work_queue": ("alert", "feedback", "consent"),
+    }
     now = 1_742_464_800.0
     messages = [Message(payload, {}, "s", "m", int(now * 1e6)) for payload in payloads]
     with test_pipeline.TestPipeline(runner=FnApiRunner()) as pipeline:
-        outputs = pipeline | beam.Create(messages) | tagged(Validate(clock=lambda: now), OUTPUTS)
-        assert OUTPUTS.keys() == {*KINDS, DEAD_LETTERS}
-        for kind in KINDS:
-            ids = outputs[kind] | f"Ids of {kind}" >> beam.Map(_kind_and_id)
-            assert_that(ids, equal_to([(kind, f"{kind} 0"), (kind, f"{kind} 1")]), f"Check {kind}")
+        types: dict[str, type] = {DEAD_LETTERS: DeadLetter} | dict.fromkeys(received, Event)
+        outputs = pipeline | beam.Create(messages) | tagged(Validate(clock=lambda: now), types)
+        for route, kinds in received.items():
+            ids = outputs[route] | f"Ids on {route}" >> beam.Map(_kind_and_id)
+            expected_ids = [(kind, f"{kind} {number}") for kind in kinds for number in range(2)]
+            assert_that(ids, equal_to(expected_ids), f"Check {route}")
         reasons = outputs[DEAD_LETTERS] | beam.Map(lambda letter: letter.reason)
         assert_that(reasons, equal_to(["not_an_event", "malformed_json", "unknown_kind"]), "Check letters")
 

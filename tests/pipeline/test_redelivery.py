@@ -14,7 +14,6 @@ from tests.releases.recording import NOW_US, PROJECTORS, gathered, run_step
 from tests.strategies import arrival_sets
 from transforms.adherence import CONSENTS_TABLE
 from transforms.events import Event, parse_event
-from transforms.grouping import by_patient
 from transforms.message import Message
 from transforms.policy import Nudge
 from transforms.projecting import REVIEWS
@@ -83,7 +82,7 @@ def grouped(events: list[Event], rng: Random) -> list[Any]:
     elements: list[Any] = []
     while events:
         size = rng.randint(1, 4)
-        elements += gathered(by_patient, events[:size]).values()
+        elements += gathered(events[:size]).values()
         events = events[size:]
     return elements
 

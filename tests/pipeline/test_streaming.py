@@ -17,13 +17,12 @@ from transforms.adherence import Adherence
 from transforms.batching import Batch
 from transforms.coders import EventCoder
 from transforms.consent import Decision
-from transforms.deduplication import Deduplicated
 from transforms.events import REVIEW, Event, ReviewFact, parse_event
 from transforms.message import Message
 from transforms.projecting import NUDGES, REVIEWS, Projection
 from transforms.projection import Cause, KnownReview, Memory, Output, Projector, Settings
+from transforms.quality import Quality
 from transforms.rebuilding import Rebuild
-from transforms.routing import ROUTES
 from transforms.rows import Row
 from transforms.times import MICROS, to_rfc3339
 from transforms.validation import DEAD_LETTERS
@@ -181,7 +180,7 @@ def project(
     rebuild: Rebuild | None = None,
     known: dict[str, Memory] | None = None,
 ) -> None:
-    """Runs a stream of events through a projection (adherence) and listens to all its outputs."""
+    """Runs a stream of events through a projection (adherence), listens to all its outputs."""
     projector = projector or Adherence(Settings())
     with pipeline() as p:
         source = p | stream.with_output_types(Event)
@@ -522,66 +521,72 @@ def test_a_replay_that_fails_again_is_a_dead_letter_and_may_come_once_more() -> 
     assert [moment for moment, _ in heard(DEAD_LETTERS)] == [START, START + HOUR, START + 2 * HOUR]
 
 
-def test_a_replay_passes_the_deduplication_as_what_it_is_or_as_the_first_of_its_id() -> None:
-    first, other = session("e1", START), session("e2", START)
-    stream = events().add_elements([first, replayed(first), replayed(other), other, replayed(other)])
-    unique(stream.advance_watermark_to_infinity())
-    passed = [e for _, e in heard("adherence")]
-    assert [(e.event_id, bool(e.message.attributes)) for e in passed] == [
-        ("e1", False),
-        ("e1", True),
-        ("e2", False),
-        ("e2", True),
-    ]
+def test_a_replay_that_comes_before_its_event_is_the_first_of_its_id() -> None:
+    rep = repetition("r1", START)
+    stream = (
+        events()
+        .add_elements([replayed(rep)])
+        .advance_processing_time(HOUR)
+        .add_elements([rep, replayed(rep)])
+        .advance_watermark_to_infinity()
+    )
+    project(stream, Quality(Settings()))
+    assert columns("quality", "total_reps") == [(START, 1)]
 
 
 # --- Deduplication
 
 
-def unique(stream: Stream) -> list[tuple[float, str]]:
-    with pipeline() as p:
-        outputs = (p | stream.with_output_types(Event),) | Deduplicated(8, False, stream_clock.now)
-        for route in ROUTES:
-            outputs[route] | f"Listen to {route}" >> beam.ParDo(Listen(route))
-    return [(moment, e.event_id) for moment, e in heard("quality")]
+def repetition(event_id: str, at: float, patient_id: str = "p1") -> Event:
+    return event(event_id, at, {"quality_score": 0.9}, "rep_observation", patient_id=patient_id)
 
 
 def test_an_id_counts_once_within_24_hours() -> None:
+    e1, e2, e3 = (repetition(event_id, START) for event_id in ("e1", "e2", "e3"))
     stream = (
         events()
-        .add_elements([session("e1", START), session("e2", START), session("e1", START)])
+        .add_elements([e1, e2, e1])
         .advance_processing_time(HOUR)
-        .add_elements([session("e1", START), session("e3", START)])
+        .add_elements([e1, e3])
         .advance_processing_time(22.5 * HOUR)
-        .add_elements([session("e1", START), session("e2", START)])
+        .add_elements([e1, e2])
         .advance_processing_time(3 * HOUR)
-        .add_elements([session("e1", START)])
+        .add_elements([e1])
         .advance_watermark_to_infinity()
     )
-    found = unique(stream)
-    assert sorted(found) == [
-        (START, "e1"),
-        (START, "e2"),
-        (START + HOUR, "e3"),
-        (START + 26.5 * HOUR, "e1"),
+    project(stream, Quality(Settings()))
+    assert columns("quality", "total_reps") == [(START, 2), (START + HOUR, 3), (START + 26.5 * HOUR, 4)]
+
+
+def test_what_was_withheld_has_been_seen() -> None:
+    rep = repetition("r1", START)
+    stream = (
+        events()
+        .add_elements([rep])
+        .advance_processing_time(HOUR)
+        .add_elements([rep])
+        .advance_processing_time(HOUR)
+        .add_elements([consent("c1", START - HOUR, "granted"), rep])
+        .advance_processing_time(3 * DAY)
+        .add_elements([rep])
+        .advance_watermark_to_infinity()
+    )
+    project(stream, Quality(Settings(consent="require")))
+    assert columns("quality", "total_reps") == [(START + 2 * HOUR + 3 * DAY, 1)]
+
+
+def test_what_is_no_duplicate() -> None:
+    """An id that another patient's phone has used too, or that stands for an event of another kind."""
+    stream = events().add_elements(
+        [
+            repetition("1", START),
+            repetition("1", START, "p2"),
+            event("1", START, {"overall_quality": 0.8}),
+            repetition("1", START),
+        ]
+    )
+    project(stream.advance_watermark_to_infinity(), Quality(Settings()))
+    assert sorted(columns("quality", "patient_id", "total_reps", "last_session_quality")) == [
+        (START, "p1", 1, 0.8),
+        (START, "p2", 1, None),
     ]
-
-
-@pytest.fixture
-def kinds() -> list[Event]:
-    return [
-        event("s", START, {}),
-        event("r", START, {"quality_score": 1}, "rep_observation"),
-        event("f", START, {}, "feedback"),
-        event("a", START, {"alert_type": "x"}, "alert"),
-        event("c", START, {"granted": True}, "consent"),
-    ]
-
-
-def test_each_projection_receives_the_kinds_that_it_needs(kinds: list[Event]) -> None:
-    unique(events().add_elements([*kinds, *kinds]).advance_watermark_to_infinity())
-    assert {route: sorted(e.event_id for _, e in heard(route)) for route in ROUTES} == {
-        "adherence": ["c", "s"],
-        "quality": ["c", "r", "s"],
-        "work_queue": ["a", "c", "f"],
-    }

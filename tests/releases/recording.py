@@ -8,7 +8,7 @@ states, elements on their way to a step, and what came of them.
 import base64
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -17,13 +17,10 @@ from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2 as protos
 from apache_beam.runners.pipeline_context import PipelineContext
 
-from pipeline.graph import SHARDS
 from tests.strategies import WINDOW_END, random_arrivals
 from transforms.adherence import Adherence
-from transforms.coders import AnyEvent
-from transforms.deduplication import Deduplicate
 from transforms.events import Event, parse_event
-from transforms.grouping import GatherByKey, InShards, by_event_id, by_patient
+from transforms.grouping import GatherByKey, by_patient
 from transforms.message import Message
 from transforms.projecting import REVIEWS, Project
 from transforms.projection import Projector, Settings
@@ -36,7 +33,6 @@ from transforms.work_queue import WorkQueue
 RELEASES = Path(__file__).parent
 ROOT = RELEASES.parents[1]
 
-DEDUPLICATION = "Deduplicate/Drop seen/ParDo(Deduplicate)"
 PROJECTORS: dict[str, tuple[type[Projector[Any]], tuple[str, ...]]] = {
     "Adherence/Project/ParDo(Project)": (Adherence, ROUTES["adherence"]),
     "Quality/Project/ParDo(Project)": (Quality, ROUTES["quality"]),
@@ -54,6 +50,8 @@ ROWS: list[tuple[int, tuple[str, int, int, bytes]]] = [
 NOW_US = to_micros(WINDOW_END) + HOUR_US
 # So much of each patient's history is in the state; the rest is on its way.
 _HISTORY = 0.8
+# So many of the events in the state are on their way once more.
+_SEEN_AGAIN = 20
 
 
 def this_version() -> str:
@@ -83,8 +81,6 @@ def graph_of(job: Any) -> dict[str, Any]:
     return {
         "steps": sorted(steps),
         "stateful": dict(sorted(_stateful(components))),
-        # Among others, an id would be looked for where it has not been seen.
-        "deduplication_shards": SHARDS,
     }
 
 
@@ -159,15 +155,11 @@ def _clock() -> float:
 def run_step(step: str, element: Any, state: bytes | None) -> Outcome:
     """Has a step with state process an element."""
     cell = Cell(state)
-    if step == DEDUPLICATION:
-        outputs = Deduplicate(clock=_clock).process(element, cell)
-    else:
-        project = Project(
-            PROJECTORS[step][0](Settings()), bounded=True, rebuild=None, memories=dict, clock=_clock
-        )
-        project.setup()
-        outputs = project.process(element, cell, None, None)
-    told = [(output.tag, output.value) for output in outputs]
+    project = Project(
+        PROJECTORS[step][0](Settings()), bounded=True, rebuild=None, memories=dict, clock=_clock
+    )
+    project.setup()
+    told = [(output.tag, output.value) for output in project.process(element, cell, None, None)]
     return Outcome(told, cell.value)
 
 
@@ -177,14 +169,9 @@ def rows_of(outcome: Outcome) -> list[Any]:
     return [[table, json.loads(body)] for table, _, body in rows]
 
 
-def ids_of(outcome: Outcome) -> list[str]:
-    """The ids of the events among a step's outputs, whatever number of outputs an event is on."""
-    return list(dict.fromkeys(event.event_id for _, event in outcome.outputs))
-
-
-def gathered(key_of: Callable[[AnyEvent], Any], events: Iterable[Event]) -> dict[Any, Any]:
-    """The elements that events make on their way to a step with state, by key."""
-    gather = GatherByKey(key_of)
+def gathered(events: Iterable[Event]) -> dict[str, Any]:
+    """The elements that events make on their way to a step with state, by patient."""
+    gather = GatherByKey(by_patient)
     gather.start_bundle()
     for event in events:
         gather.process(event)
@@ -195,7 +182,7 @@ def gathered(key_of: Callable[[AnyEvent], Any], events: Iterable[Event]) -> dict
 def held_by(job: Any) -> dict[str, Any]:
     """What a job of this code holds after some patients' four weeks, on every step that has state."""
     events = _events()
-    held = {DEDUPLICATION: [_deduplication(job, events)]}
+    held: dict[str, Any] = {}
     reviews: list[Event] = []
     for step in PROJECTORS:
         held[step] = list(_projections(job, step, [*events, *reviews], reviews))
@@ -218,26 +205,15 @@ def _events() -> list[Event]:
     ]
 
 
-def _deduplication(job: Any, events: list[Event]) -> dict[str, Any]:
-    one_shard = InShards(by_event_id, 1)
-    (seen,) = gathered(one_shard, events[:20]).values()
-    (coming,) = gathered(one_shard, events[10:30]).values()
-    state = run_step(DEDUPLICATION, seen, None).state
-    return {
-        "state": _text(state),
-        "on_its_way": _text(coder_of(job, DEDUPLICATION).encode(coming)),
-        "events": ids_of(run_step(DEDUPLICATION, coming, state)),
-    }
-
-
 def _projections(job: Any, step: str, events: list[Event], reviews: list[Event]) -> Iterator[dict[str, Any]]:
     kinds, coder = PROJECTORS[step][1], coder_of(job, step)
     own = sorted((e for e in events if e.kind in kinds or e in reviews), key=lambda e: (e.ts_us, e.event_id))
     for patient in sorted({event.patient_id for event in own}):
         mine = [event for event in own if event.patient_id == patient]
         split = int(len(mine) * _HISTORY)
-        (history,) = gathered(by_patient, mine[:split]).values()
-        (coming,) = gathered(by_patient, mine[split:]).values()
+        (history,) = gathered(mine[:split]).values()
+        (coming,) = gathered(mine[split:]).values()
+        (seen,) = gathered([event for event in mine[:split] if event not in reviews][-_SEEN_AGAIN:]).values()
         before = run_step(step, history, None)
         after = run_step(step, coming, before.state)
         reviews += [event for tag, event in before.outputs if tag == REVIEWS]
@@ -245,6 +221,7 @@ def _projections(job: Any, step: str, events: list[Event], reviews: list[Event])
             "state": _text(before.state),
             "on_its_way": _text(coder.encode(coming)),
             "rows": rows_of(after),
+            "seen": _text(coder.encode(seen)),
         }
 
 

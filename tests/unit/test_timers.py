@@ -71,3 +71,16 @@ def test_a_wake_within_the_hour_is_put_off_as_long_as_events_come() -> None:
     assert wakes((now_us, long_ago + now_us % DAY_US) for now_us in times) == [
         now_us + MINUTE_US for now_us in times
     ]
+
+
+def test_the_ids_of_a_patient_of_whom_nothing_may_be_used_are_forgotten() -> None:
+    clock, cell, timer = Clock(), Cell(), Timer()
+    project = Project(Adherence(Settings(consent="require")), False, None, dict, clock)
+    project.setup()
+    assert list(project.process(("p1", pack([session(START_US)])), cell, timer, Timer())) == []
+    assert cell.read()
+    (wake_us,) = timer.set_to
+    assert wake_us > START_US + DAY_US
+    clock.now_us = wake_us
+    assert project.wake("p1", cell, timer) == []
+    assert (cell.read(), timer.set_to) == (None, [wake_us])
