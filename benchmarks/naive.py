@@ -20,6 +20,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.coders import BooleanCoder, PickleCoder
+from apache_beam.io import PubsubMessage, ReadFromPubSub
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
@@ -28,8 +29,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.options import RehabOptions
 from pipeline.sinks import WriteNudges, WriteTable
-from pipeline.sources import ReadMessages
 from transforms.adherence import Adherence
+from transforms.chunks import NudgeChunk
 from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, ToRow
 from transforms.decoding import decode
 from transforms.deduplication import REMEMBERED_SECONDS
@@ -43,7 +44,6 @@ from transforms.events import (
     content_id,
 )
 from transforms.message import Message
-from transforms.policy import Nudge
 from transforms.projecting import NUDGES, REVIEWS
 from transforms.projection import ALWAYS, PROCESSED, Cause, Output, PatientState, Projector
 from transforms.quality import Quality
@@ -91,7 +91,11 @@ class Valid:
 def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
     """Adds every step to the pipeline, as `pipeline.graph.build` does for a stream."""
     settings = options.settings()
-    messages = pipeline | "Read" >> ReadMessages(options)
+    messages = (
+        pipeline
+        | "Read" >> ReadFromPubSub(subscription=options.primary_subscription, with_attributes=True)
+        | "To message" >> beam.Map(_to_message, options.primary_subscription)
+    )
     valid = messages | "Validate" >> tagged(
         Validate(), {DEAD_LETTERS: DeadLetter} | dict.fromkeys(KINDS, Valid)
     )
@@ -123,6 +127,11 @@ def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
         | "To rows" >> beam.ParDo(ToRow(options.job_name)).with_output_types(Row)
     )
     rows | "Write dead_letters" >> WriteTable("dead_letters", options, last_resort=True)
+
+
+def _to_message(message: PubsubMessage, subscription: str) -> Message:
+    published_us = to_micros(message.publish_time)
+    return Message(message.data, message.attributes, subscription, message.message_id, published_us)
 
 
 def _received(unique: Any, route: str) -> tuple[Any, ...]:
@@ -201,7 +210,7 @@ class Projection(beam.PTransform[Any, Any]):
 
     def expand(self, events: Any) -> Any:
         rows: dict[str, type] = dict.fromkeys(self._projector.tables, Row)
-        outputs = {NUDGES: Nudge, REVIEWS: Event, DEAD_LETTERS: DeadLetter} | rows
+        outputs = {NUDGES: NudgeChunk, REVIEWS: Event, DEAD_LETTERS: DeadLetter} | rows
         return (
             events
             | "All" >> beam.Flatten().with_output_types(Any)
@@ -278,5 +287,5 @@ def _tagged(output: Output) -> Iterator[Any]:
         yield TaggedOutput(table, row)
     for nudge in output.nudges:
         count(f"{nudge.attributes['kind']}.generated.{nudge.attributes['type']}", 1, POLICY)
-        yield TaggedOutput(NUDGES, nudge)
+        yield TaggedOutput(NUDGES, NudgeChunk((nudge,)))
     yield from (TaggedOutput(REVIEWS, review) for review in output.reviews)

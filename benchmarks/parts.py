@@ -65,7 +65,7 @@ PARTS = tuple(
         ),
         (
             "rules: deduplication",
-            r"transforms/deduplication\.py|transforms/projecting\.py _Kept\.admits\b",
+            r"transforms/deduplication\.py|transforms/projecting\.py (_Kept\.admitting|_new_ones)\b",
             "each id is hashed, and looked for in each projection that receives its event",
         ),
         (

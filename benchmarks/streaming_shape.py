@@ -32,7 +32,7 @@ from pipeline.options import RehabOptions, parse_options
 from pipeline.sinks import WriteBatch
 from transforms import grouping
 from transforms.batching import newest_versions
-from transforms.rows import Row
+from transforms.rows import unpack_row
 
 # What a worker gathers at most: a bundle of a second at the rate that the original was made for. The runner
 # would make one bundle of everything.
@@ -178,8 +178,8 @@ class _Write(beam.DoFn):
     def __init__(self, table: str) -> None:
         self._table = table
 
-    def process(self, batch: tuple[int, Iterable[tuple[Any, ...]]]) -> Iterator[Any]:
-        rows = newest_versions(Row(*row) for row in batch[1])
+    def process(self, batch: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
+        rows = newest_versions(map(unpack_row, batch[1]))
         orjson.dumps({"rows": [{"insertId": row.key, "json": orjson.Fragment(row.body)} for row in rows]})
         _WRITTEN.setdefault(self._table, []).extend(row.body for row in rows)
         yield from ()

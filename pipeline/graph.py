@@ -12,24 +12,20 @@ from pipeline.rebuild import Memories, planned_rebuild
 from pipeline.sinks import WriteNudges, WriteTable
 from pipeline.sources import ReadMessages
 from transforms.adherence import Adherence
-from transforms.chunks import EventChunk, EventChunkCoder, element_type
-from transforms.coders import DeadLetterCoder, EventCoder, MessageCoder, NudgeCoder
+from transforms.chunks import EventChunk, EventChunkCoder, NudgeChunk, NudgeChunkCoder
+from transforms.coders import DeadLetterCoder, MessageCoder
 from transforms.dead_letters import DeadLetter, ToRow
-from transforms.events import Event
 from transforms.message import Message
-from transforms.policy import Nudge
 from transforms.projecting import NUDGES, REVIEWS, Projection
 from transforms.quality import Quality
-from transforms.routing import ROUTES
 from transforms.rows import Row
 from transforms.tagging import tagged
-from transforms.validation import DEAD_LETTERS, Validate, ValidateChunk
+from transforms.validation import DEAD_LETTERS, OUTPUTS, Validate
 from transforms.work_queue import WorkQueue
 
 coders.registry.register_coder(Message, MessageCoder)
-coders.registry.register_coder(Event, EventCoder)
 coders.registry.register_coder(EventChunk, EventChunkCoder)
-coders.registry.register_coder(Nudge, NudgeCoder)
+coders.registry.register_coder(NudgeChunk, NudgeChunkCoder)
 coders.registry.register_coder(DeadLetter, DeadLetterCoder)
 
 # In how many shards a bounded run moves patients: so few on one machine that each has many events at a time,
@@ -47,9 +43,7 @@ def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
 
     messages = pipeline | "Read" >> ReadMessages(options)
 
-    validate = ValidateChunk() if bounded else Validate()
-    routes = dict.fromkeys(ROUTES, element_type(bounded))
-    valid = messages | "Validate" >> tagged(validate, {DEAD_LETTERS: DeadLetter} | routes)
+    valid = messages | "Validate" >> tagged(Validate(), OUTPUTS)
 
     adherence = (valid.adherence,) | "Adherence" >> Projection(
         Adherence(settings), bounded, rebuild, memories, shards=shards

@@ -19,10 +19,10 @@ from pipeline.clients import publisher
 from pipeline.options import RehabOptions, runner_name
 from pipeline.provision import TABLES
 from transforms.batching import Batch, newest_versions
+from transforms.chunks import NudgeChunk
 from transforms.dead_letters import WRITE_REJECTED, DeadLetter
 from transforms.message import Message
-from transforms.policy import Nudge
-from transforms.rows import Row
+from transforms.rows import Row, unpack_row
 from transforms.tagging import together
 from transforms.telemetry import count, observe, observe_latency
 
@@ -65,7 +65,7 @@ class _Batch(NamedTuple):
 
 
 class WriteBatch(beam.DoFn):
-    """(shard, rows as tuples) → DeadLetter for each row that BigQuery refuses.
+    """(shard, packed rows) → DeadLetter for each row that BigQuery refuses.
 
     The batches of a bundle are written together: a request of several takes about as long as that of one.
     """
@@ -83,9 +83,9 @@ class WriteBatch(beam.DoFn):
         self._batches: list[_Batch] = []
 
     def process(
-        self, batch: tuple[int, Iterable[tuple[Any, ...]]], timestamp: Any = beam.DoFn.TimestampParam
+        self, batch: tuple[int, Iterable[bytes]], timestamp: Any = beam.DoFn.TimestampParam
     ) -> Iterator[WindowedValue]:
-        self._batches.append(_Batch([Row(*row) for row in batch[1]], timestamp))
+        self._batches.append(_Batch([unpack_row(row) for row in batch[1]], timestamp))
         if sum(len(batch.rows) for batch in self._batches) >= ROWS_AT_ONCE:
             yield from self._write()
 
@@ -118,7 +118,7 @@ class WriteBatch(beam.DoFn):
 
 
 class WriteLines(beam.PTransform[Any, Any]):
-    """(PCollection of Row or Nudge, …) → a line of `<prefix>*.jsonl` for each."""
+    """(PCollection of Row or NudgeChunk, …) → a line of `<prefix>*.jsonl` for each row or nudge."""
 
     def __init__(self, prefix: str) -> None:
         """`prefix` is of any file system that Beam knows."""
@@ -139,8 +139,10 @@ class _JoinLines(beam.DoFn):
     def start_bundle(self) -> None:
         self._lines: list[bytes] = []
 
-    def process(self, written: Row | Nudge) -> Iterable[bytes]:
-        self._lines.append(written.body)
+    def process(self, written: Row | NudgeChunk) -> Iterable[bytes]:
+        self._lines += (
+            [nudge.body for nudge in written] if isinstance(written, NudgeChunk) else [written.body]
+        )
         if len(self._lines) < LINES_AT_ONCE:
             return ()
         joined = b"\n".join(self._lines)
@@ -153,7 +155,7 @@ class _JoinLines(beam.DoFn):
 
 
 class WriteNudges(beam.PTransform[Any, Any]):
-    """{projection: PCollection of Nudge} → the nudge topic, or files of each projection."""
+    """{projection: PCollection of NudgeChunk} → the nudge topic, or files of each projection."""
 
     def __init__(self, options: RehabOptions) -> None:
         """With checked options."""
@@ -168,13 +170,13 @@ class WriteNudges(beam.PTransform[Any, Any]):
                 prefix = os.path.join(options.output_dir, f"nudges-{projection}")
                 (source,) | f"Of {projection}" >> WriteLines(prefix)
             return
-        nudges = together(tuple(sources.values()), Nudge)
+        nudges = together(tuple(sources.values()), NudgeChunk)
         if options.nudge_topic and runner_name(options).endswith("DirectRunner"):
             nudges | "Publish" >> beam.ParDo(PublishNudges(options.nudge_topic))
         elif options.nudge_topic:
             (
                 nudges
-                | "To message" >> beam.Map(nudge_message)
+                | "To messages" >> beam.FlatMap(nudge_messages)
                 | "Publish" >> WriteToPubSub(options.nudge_topic, with_attributes=True)
             )
 
@@ -189,13 +191,13 @@ class _Outgoing(PubsubMessage):
         return encoded
 
 
-def nudge_message(nudge: Nudge) -> PubsubMessage:
-    """The message for the nudge topic."""
-    return _Outgoing(nudge.body, nudge.attributes)
+def nudge_messages(nudges: NudgeChunk) -> list[PubsubMessage]:
+    """The messages for the nudge topic."""
+    return [_Outgoing(nudge.body, nudge.attributes) for nudge in nudges]
 
 
 class PublishNudges(beam.DoFn):
-    """Publishes each Nudge; the bundle ends when Pub/Sub has confirmed them all.
+    """NudgeChunk → nothing: publishes each nudge; the bundle ends when Pub/Sub has confirmed them all.
 
     For the DirectRunner, where Beam's own write makes a new client for every bundle.
     """
@@ -207,9 +209,10 @@ class PublishNudges(beam.DoFn):
     def start_bundle(self) -> None:
         self._pending: list[Any] = []
 
-    def process(self, nudge: Nudge) -> None:
-        attributes: dict[str, Any] = dict(nudge.attributes)
-        self._pending.append(publisher().publish(self._topic, nudge.body, **attributes))
+    def process(self, nudges: NudgeChunk) -> None:
+        for nudge in nudges:
+            attributes: dict[str, Any] = dict(nudge.attributes)
+            self._pending.append(publisher().publish(self._topic, nudge.body, **attributes))
 
     def finish_bundle(self) -> None:
         for future in self._pending:

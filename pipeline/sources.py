@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -10,7 +10,11 @@ from apache_beam.io import ReadFromPubSub
 from apache_beam.io.fileio import MatchAll
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 from google.pubsub_v1.types import PubsubMessage
+from msgspec.structs import replace
 
 from pipeline.options import RehabOptions, runner_name
 from transforms.message import PUBLISH_ID_ATTRIBUTE, Message
@@ -20,9 +24,14 @@ from transforms.times import MICROS
 _PART_BYTES = 2 * 1024 * 1024
 _BLOCK_BYTES = 1024 * 1024
 
+# What is gathered of a subscription's messages at most: a message may be of 10 MB, and the more objects there
+# are at a time, the longer Python takes to look for those that are not used any more.
+_GATHERED_MESSAGES = 100
+_GATHERED_BYTES = 4 * 1024 * 1024
+
 
 class ReadMessages(beam.PTransform[Any, Any]):
-    """PBegin → Message, from the subscriptions that the options name, or [Message, …] from the files."""
+    """PBegin → [Message, …], from the subscriptions or the files that the options name."""
 
     def __init__(self, options: RehabOptions) -> None:
         """With checked options."""
@@ -33,24 +42,30 @@ class ReadMessages(beam.PTransform[Any, Any]):
         if self._options.is_bounded:
             return pipeline | "Read files" >> ReadFiles(self._options.input_patterns)
         messages = [
-            pipeline | f"Read {role}" >> _read_subscription(subscription, self._options)
+            _read(pipeline, role, subscription, self._options)
             for role, subscription in self._options.subscriptions.items()
         ]
         return messages | "Both subscriptions" >> beam.Flatten()
 
 
-def _read_subscription(subscription: str, options: RehabOptions) -> beam.PTransform[Any, Any]:
+def _read(pipeline: beam.pvalue.PBegin, role: str, subscription: str, options: RehabOptions) -> Any:
     runner = runner_name(options)
     if runner.endswith("DirectRunner"):
         # Imported here because it is tied to one version of Beam, which other runners need not be.
         from pipeline.direct import ReadFromPubSubDirect
 
-        return ReadFromPubSubDirect(subscription, hold_seconds=options.batch_timeout_ms / 1000)
-    return ReadSubscription(subscription, PUBLISH_ID_ATTRIBUTE if runner.endswith("DataflowRunner") else None)
+        read = ReadFromPubSubDirect(subscription, hold_seconds=options.batch_timeout_ms / 1000)
+        return pipeline | f"Read {role}" >> read | f"Gather {role}" >> _gathered(_GatherMessages())
+    id_label = PUBLISH_ID_ATTRIBUTE if runner.endswith("DataflowRunner") else None
+    return pipeline | f"Read {role}" >> ReadSubscription(subscription, id_label)
+
+
+def _gathered(dofn: beam.DoFn) -> Any:
+    return beam.ParDo(dofn).with_output_types(list[Message])
 
 
 class ReadSubscription(beam.PTransform[Any, Any]):
-    """PBegin → Message, by Beam's own read."""
+    """PBegin → [Message, …], by Beam's own read."""
 
     def __init__(self, subscription: str, id_label: str | None) -> None:
         """`id_label` is the attribute by which the runner drops duplicates, if it can."""
@@ -58,11 +73,12 @@ class ReadSubscription(beam.PTransform[Any, Any]):
         self._subscription = subscription
         self._id_label = id_label
 
-    def expand(self, pipeline: beam.pvalue.PBegin) -> beam.PCollection[Message]:
+    def expand(self, pipeline: beam.pvalue.PBegin) -> beam.PCollection[list[Message]]:
         return (
             pipeline
             | "Pull" >> _Pull(subscription=self._subscription, id_label=self._id_label, with_attributes=True)
-            | "To message" >> beam.ParDo(_ToMessage(self._subscription)).with_output_types(Message)
+            | "To messages" >> _gathered(_ToMessages(self._subscription))
+            | "Date" >> _gathered(_Date())
         )
 
 
@@ -76,20 +92,59 @@ class _Pull(ReadFromPubSub):
         return pcoll
 
 
-class _ToMessage(beam.DoFn):
+class _Gather(beam.DoFn):
+    """→ [Message, …], those of a bundle, but not too many at a time."""
+
+    def start_bundle(self) -> None:
+        self._messages: list[Message] = []
+        self._bytes = 0
+
+    def _take(self, message: Message) -> Iterable[WindowedValue]:
+        self._messages.append(message)
+        self._bytes += len(message.payload)
+        if len(self._messages) < _GATHERED_MESSAGES and self._bytes < _GATHERED_BYTES:
+            return ()
+        gathered = list(self.finish_bundle())
+        self.start_bundle()
+        return gathered
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self._messages:
+            # As old as the oldest of them, so that they hold back the watermark while they are on their way.
+            oldest = Timestamp(micros=min(message.publish_us for message in self._messages))
+            yield WindowedValue(self._messages, oldest, (GlobalWindow(),))
+
+
+class _GatherMessages(_Gather):
+    def process(self, message: Message) -> Iterable[WindowedValue]:
+        return self._take(message)
+
+
+class _ToMessages(_Gather):
     def __init__(self, subscription: str) -> None:
         self._subscription = subscription
 
-    def process(self, encoded: bytes, timestamp: Any = beam.DoFn.TimestampParam) -> list[Message]:
-        message = PubsubMessage.pb().FromString(encoded)
-        # Not every runner passes the publish time on; then it is the element's timestamp.
-        published = message.publish_time
-        publish_us = published.seconds * MICROS + published.nanos // 1000 or timestamp.micros
-        return [
-            Message(
-                message.data, dict(message.attributes), self._subscription, message.message_id, publish_us
-            )
-        ]
+    def process(self, encoded: bytes) -> Iterable[WindowedValue | list[Message]]:
+        arrived = PubsubMessage.pb().FromString(encoded)
+        publish_us = arrived.publish_time.seconds * MICROS + arrived.publish_time.nanos // 1000
+        attributes = dict(arrived.attributes)
+        message = Message(arrived.data, attributes, self._subscription, arrived.message_id, publish_us)
+        # Not every runner passes the publish time on; then the message goes on alone, to be dated.
+        return self._take(message) if publish_us else ([message],)
+
+
+class _Date(beam.DoFn):
+    """[Message, …] → the same; a message without publish time gets the element's timestamp for it.
+
+    A step of its own, because to be told the timestamp of each message takes Beam longer than to decode it.
+    """
+
+    def process(
+        self, messages: list[Message], timestamp: Any = beam.DoFn.TimestampParam
+    ) -> tuple[list[Message]]:
+        if messages[0].publish_us:
+            return (messages,)
+        return ([replace(message, publish_us=timestamp.micros) for message in messages],)
 
 
 class ReadFiles(beam.PTransform[Any, Any]):

@@ -165,7 +165,7 @@ class Rep(NamedTuple):
 
 
 def expected(arrivals: Sequence[Arrival], options: Options | None = None) -> Expected:
-    """Work out every projection and nudge from the whole set of events. A repeated `event_id` counts once.
+    """Work out every projection and nudge from the whole set of events. A repeated event counts once.
 
     Raises ValueError for a set whose result SPEC leaves open.
     """
@@ -190,7 +190,7 @@ def _patient(events: list[Event], options: Options, now: datetime) -> Expected:
     consents = _consents(events)
     others = [event for event in events if event.kind != "consent"]
     withheld = frozenset(event.event_id for event in others if _is_withheld(event, consents, options.consent))
-    kept = [event for event in others if event.event_id not in withheld]
+    kept = [event for event in others if not _is_withheld(event, consents, options.consent)]
     consent_status = _consent_status(consents, now)
     visible = options.consent == "off" or consent_status not in ("revoked", "expired")
 
@@ -242,11 +242,12 @@ def event_time(arrival: Arrival) -> datetime:
 
 
 def distinct_events(arrivals: Iterable[Arrival]) -> list[Event]:
-    """The events that arrive, each once."""
-    events: dict[str, Event] = {}
+    """The events that arrive, each once: of a patient, an id stands for one event of a kind, or one item."""
+    events: dict[tuple[str, str, str], Event] = {}
     for arrival in arrivals:
         event = _event(arrival)
-        events.setdefault(event.event_id, event)
+        space = "item" if event.kind in ("alert", "feedback") else event.kind
+        events.setdefault((event.patient_id, space, event.event_id), event)
     return list(events.values())
 
 

@@ -1,12 +1,14 @@
-"""Chunks: in a bounded run an element is several events, so that a step's overhead is paid once for many."""
+"""Chunks: an element is several events or nudges, so that a step's overhead is paid once for many."""
 
+import msgspec
 from apache_beam import coders
 
-from transforms.coders import AnyEvent, pack, unpack_sealed
+from transforms.coders import pack, unpack
 from transforms.events import Event
+from transforms.policy import Nudge
 
 
-class EventChunk(list[AnyEvent]):
+class EventChunk(list[Event]):
     """Several events."""
 
 
@@ -17,13 +19,26 @@ class EventChunkCoder(coders.Coder):
         return pack(chunk)
 
     def decode(self, encoded: bytes) -> EventChunk:
-        return EventChunk(unpack_sealed(encoded))
+        return EventChunk(unpack(encoded))
 
     def is_deterministic(self) -> bool:
         """Chunks are never keys."""
         return False
 
 
-def element_type(bounded: bool) -> type:
-    """What an element of a collection of events is."""
-    return EventChunk if bounded else Event
+class NudgeChunk(list[Nudge]):
+    """Several nudges."""
+
+
+class NudgeChunkCoder(coders.Coder):
+    """A chunk as one value."""
+
+    def encode(self, chunk: NudgeChunk) -> bytes:
+        return msgspec.msgpack.encode(list(chunk))
+
+    def decode(self, encoded: bytes) -> NudgeChunk:
+        return NudgeChunk(msgspec.msgpack.decode(encoded, type=list[Nudge]))
+
+    def is_deterministic(self) -> bool:
+        """Chunks are never keys."""
+        return False

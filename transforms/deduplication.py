@@ -9,18 +9,24 @@ import hashlib
 
 import msgspec
 
-from transforms.coders import AnyEvent
+from transforms.events import Event
 
 REMEMBERED_SECONDS = 24 * 3600
+# Of a patient, the newest: many times what a day of exercise makes, and little enough to be looked through.
+REMEMBERED_IDS = 2**15
 
 _HOUR_SECONDS = 3600
 # So few that a day of ids is small, so many that no two ids of a patient ever have the same.
 _DIGEST_BYTES = 8
 
 
-def name_of(event: AnyEvent) -> str:
+# By default an item of the work queue has its event's id: events of two kinds would make one item.
+_ITEM_KINDS = {"alert": "item", "feedback": "item"}
+
+
+def name_of(event: Event) -> str:
     """By what an event is known among its patient's."""
-    return f"{event.kind} {event.event_id}"
+    return f"{_ITEM_KINDS.get(event.kind, event.kind)} {event.event_id}"
 
 
 class SeenIds(msgspec.Struct, array_like=True):
@@ -38,8 +44,14 @@ class SeenIds(msgspec.Struct, array_like=True):
         self.hours.setdefault(now // _HOUR_SECONDS, bytearray()).extend(digest)
         return True
 
-    def forget_before(self, moment: int) -> None:
-        """Drops the ids of the hours that ended before that."""
-        oldest = moment // _HOUR_SECONDS
+    def forget(self, now: int) -> None:
+        """Drops what need not be remembered any more, and of more than can be the oldest."""
+        oldest = (now - REMEMBERED_SECONDS) // _HOUR_SECONDS
         for hour in [hour for hour in self.hours if hour < oldest]:
             del self.hours[hour]
+        excess = sum(map(len, self.hours.values())) - REMEMBERED_IDS * _DIGEST_BYTES
+        for hour in sorted(self.hours) if excess > 0 else ():
+            digests = self.hours[hour]
+            dropped = min(excess, len(digests))
+            del digests[:dropped]
+            excess -= dropped

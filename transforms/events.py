@@ -252,7 +252,7 @@ EventModel = Annotated[
 ]
 
 
-class SessionFact(Value, frozen=True):
+class SessionFact(Value, frozen=True, tag="session"):
     """What the projections need of a session event; `start_us` is null where the event states none."""
 
     session_id: str
@@ -264,7 +264,7 @@ class SessionFact(Value, frozen=True):
     sessions_per_week: int | None
 
 
-class RepFact(Value, frozen=True):
+class RepFact(Value, frozen=True, tag="rep"):
     """What the projections need of a repetition; `issues` are (type, severity or null)."""
 
     score: float
@@ -272,7 +272,7 @@ class RepFact(Value, frozen=True):
     issues: tuple[tuple[str, str | None], ...]
 
 
-class FeedbackFact(Value, frozen=True):
+class FeedbackFact(Value, frozen=True, tag="feedback"):
     """What the projections need of a feedback event; null where the event states nothing.
 
     `details` are fields for the item's context: those stated, by name.
@@ -287,7 +287,7 @@ class FeedbackFact(Value, frozen=True):
     pain_level: float | None
 
 
-class AlertFact(Value, frozen=True):
+class AlertFact(Value, frozen=True, tag="alert"):
     """What the projections need of an alert event; null where the event states nothing.
 
     `trigger_criteria` and `context` are JSON objects, encoded.
@@ -305,7 +305,7 @@ class AlertFact(Value, frozen=True):
     resolved_at_us: int | None
 
 
-class ConsentFact(Value, frozen=True):
+class ConsentFact(Value, frozen=True, tag="consent"):
     """A consent: `status` as in the contract, in force from `effective_us` until `expires_us` (or open)."""
 
     consent_type: str
@@ -314,7 +314,7 @@ class ConsentFact(Value, frozen=True):
     expires_us: int | None
 
 
-class ReviewFact(Value, frozen=True):
+class ReviewFact(Value, frozen=True, tag="review"):
     """A policy finding on its way to the patient's work queue, or (`withdrawn`) out of it.
 
     Of several with one `nudge_id` the one with the highest `revision` holds.

@@ -4,7 +4,6 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -15,13 +14,12 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.utils.timestamp import Timestamp
 
-from transforms.chunks import EventChunk, element_type
-from transforms.coders import SealedEvent, unpack_sealed
+from transforms.chunks import EventChunk, NudgeChunk
+from transforms.coders import unpack
 from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, was_admitted
 from transforms.deduplication import REMEMBERED_SECONDS, SeenIds, name_of
 from transforms.events import REVIEW, Event
 from transforms.grouping import Gathered, InShards, by_patient
-from transforms.policy import Nudge
 from transforms.projection import (
     PROCESSED,
     Cause,
@@ -36,20 +34,17 @@ from transforms.rebuilding import Rebuild, progress
 from transforms.rows import Row
 from transforms.tagging import tagged
 from transforms.telemetry import POLICY, count
-from transforms.times import HOUR_US, MICROS
+from transforms.times import MICROS
 from transforms.validation import DEAD_LETTERS
 
 _LOGGER = logging.getLogger(__name__)
-
-# What is to happen so soon happens neither earlier nor later than it is due.
-_WAKE_IS_NEAR_US = HOUR_US
 
 NUDGES = "nudges"
 REVIEWS = "reviews"
 
 
 class Projection(beam.PTransform[Any, Any]):
-    """(PCollection of Event, …) → outputs named after the tables, NUDGES, REVIEWS, DEAD_LETTERS."""
+    """(PCollection of EventChunk, …) → outputs named after the tables, NUDGES, REVIEWS, DEAD_LETTERS."""
 
     def __init__(
         self,
@@ -73,17 +68,14 @@ class Projection(beam.PTransform[Any, Any]):
         self._shards = shards
 
     def expand(self, events: Any) -> Any:
-        element = element_type(self._bounded)
-        outputs = {NUDGES: Nudge, REVIEWS: element, DEAD_LETTERS: DeadLetter} | dict.fromkeys(
-            self._projector.tables, Row
-        )
+        rows = dict.fromkeys(self._projector.tables, Row)
+        outputs = {NUDGES: NudgeChunk, REVIEWS: EventChunk, DEAD_LETTERS: DeadLetter} | rows
         # What Beam does not know to end would be grouped at the end of time.
         if self._bounded and all(each.is_bounded for each in events):
             gathered = events | "Gather by patient" >> Gathered(InShards(self._shards), int)
             histories = ProjectHistories(self._projector, self._clock)
             return gathered | "Group" >> beam.GroupByKey() | "Project" >> tagged(histories, outputs)
-        # What comes beside events is what other projections have found.
-        gathered = events | "Gather by patient" >> Gathered(by_patient, str, with_findings=len(events) > 1)
+        gathered = events | "Gather by patient" >> Gathered(by_patient, str)
         project = Project(self._projector, self._bounded, self._rebuild, self._memories, self._clock)
         return gathered | "Project" >> tagged(project, outputs)
 
@@ -120,22 +112,20 @@ class Project(beam.DoFn):
         cell: Any = beam.DoFn.StateParam(STATE),
         wake_up: Any = beam.DoFn.TimerParam(WAKE),
         catch_up: Any = beam.DoFn.TimerParam(CATCH_UP),
-    ) -> Iterator[Any]:
+    ) -> list[Any]:
         step = self._step(element[0], cell, wake_up, catch_up)
         kept = self._kept(step)
-        events = _new_ones(
-            self._projector, unpack_sealed(element[1]), partial(kept.admits, now_us=step.now_us)
-        )
+        events = _new_ones(self._projector, unpack(element[1]), kept.admitting(step.now_us))
         if not events:
-            return
-        events = sorted(events, key=consents_first)
+            return []
+        if len(events) > 1:
+            events.sort(key=consents_first)
         try:
-            outputs = self._advance(step, kept, events)
+            return self._advance(step, kept, events)
         except Exception:
             # One event must not take its neighbours down with it, nor stop the stream.
             alone = (self._advance_alone(step, kept, event) for event in events)
-            outputs = [output for outcome in alone for output in outcome]
-        yield from outputs
+            return [output for outcome in alone for output in outcome]
 
     def _step(self, patient_id: str, cell: Any, wake_up: Any, catch_up: Any = None) -> "_Step":
         return _Step(patient_id, int(self._clock() * MICROS), cell, wake_up, catch_up)
@@ -143,7 +133,7 @@ class Project(beam.DoFn):
     def _kept(self, step: "_Step") -> "_Kept":
         kept = _Kept.read(step.cell)
         if not self._bounded:
-            kept.seen.forget_before(step.now_us // MICROS - REMEMBERED_SECONDS)
+            kept.seen.forget(step.now_us // MICROS)
         return kept
 
     def _advance_alone(self, step: "_Step", kept: "_Kept", event: Event) -> list[Any]:
@@ -152,6 +142,8 @@ class Project(beam.DoFn):
         except Exception as error:
             if event.kind != REVIEW:
                 kept.failed.append(name_of(event))
+            if not self._bounded:
+                kept.wake_at(kept.due_us or _forgotten_us(step, kept), step)
             kept.write(step.cell)
             return [_failed(self._projector, event, error)]
 
@@ -190,7 +182,15 @@ class Project(beam.DoFn):
         wake_up: Any = beam.DoFn.TimerParam(WAKE),
     ) -> list[Any]:
         """Projects again because time has passed."""
-        return self._pass_time(self._step(patient_id, cell, wake_up), self._projector.wake)
+        step = self._step(patient_id, cell, wake_up)
+        kept = self._kept(step)
+        kept.wake_us = 0
+        if step.now_us < kept.due_us:
+            # Events have come since it was set.
+            kept.wake_at(kept.due_us, step)
+            kept.write(cell)
+            return []
+        return self._pass_time(step, kept, self._projector.wake)
 
     @on_timer(CATCH_UP)
     def catch_up(
@@ -201,10 +201,13 @@ class Project(beam.DoFn):
     ) -> list[Any]:
         """Projects what has been held back, now that it is complete."""
         progress.finish()
-        return self._pass_time(self._step(patient_id, cell, wake_up), _released)
+        step = self._step(patient_id, cell, wake_up)
+        return self._pass_time(step, self._kept(step), _released)
 
-    def _pass_time(self, step: "_Step", change: Callable[[Any, int], PatientState]) -> list[Any]:
-        output, kept = Output(), self._kept(step)
+    def _pass_time(
+        self, step: "_Step", kept: "_Kept", change: Callable[[Any, int], PatientState]
+    ) -> list[Any]:
+        output = Output()
         try:
             state = change(self._projector.state_type.decode(kept.state), step.now_us)
             self._project(state, Cause(step.patient_id, None, step.now_us), step.now_us, output)
@@ -216,24 +219,18 @@ class Project(beam.DoFn):
         return _Advance(output).outputs()
 
     def _keep(self, step: "_Step", kept: "_Kept", state: PatientState) -> None:
-        is_spent = state.is_spent(step.now_us)
+        kept.state = None if state.is_spent(step.now_us) else state.encode()
         if not self._bounded:
-            if not is_spent:
-                self._plan_wake(step, state)
-            elif kept.seen.hours:
-                # Of a patient of whom nothing may be used, the ids are all there is.
-                step.wake_up.set(Timestamp(micros=step.now_us) + 2 * REMEMBERED_SECONDS)
-        kept.state = None if is_spent else state.encode()
+            kept.wake_at(self._due_us(step, state) or _forgotten_us(step, kept), step)
         kept.write(step.cell)
 
-    def _plan_wake(self, step: "_Step", state: PatientState) -> None:
-        now_us = step.now_us
-        times = (time_us for time_us in self._projector.wake_times_us(state, now_us) if time_us)
-        next_us = min((time_us for time_us in times if time_us > now_us), default=None)
-        # To put off a timer costs more than to wake in vain, once in days and not at every event.
-        if next_us and not now_us + _WAKE_IS_NEAR_US <= state.wake_us <= next_us:
-            state.wake_us = next_us
-            step.wake_up.set(Timestamp(micros=next_us))
+    def _due_us(self, step: "_Step", state: PatientState) -> int:
+        """When time alone may next change something, 0 if never."""
+        now_us, due_us = step.now_us, 0
+        for time_us in self._projector.wake_times_us(state, now_us):
+            if time_us and time_us > now_us and (not due_us or time_us < due_us):
+                due_us = time_us
+        return due_us
 
 
 class _Step(NamedTuple):
@@ -249,12 +246,15 @@ class _Step(NamedTuple):
 class _Kept(msgspec.Struct, array_like=True):
     """What a cell holds of a patient: the projector's state as encoded, the events that have been seen.
 
-    `failed` are those of them that failed here.
+    `failed` are those of them that failed here, `due_us` is when time alone may next change something, and
+    `wake_us` what the timer is set to, which may be earlier; 0 is never.
     """
 
     state: bytes | None
     seen: SeenIds
     failed: list[str]
+    due_us: int = 0
+    wake_us: int = 0
 
     @classmethod
     def read(cls, cell: Any) -> "_Kept":
@@ -271,14 +271,32 @@ class _Kept(msgspec.Struct, array_like=True):
         else:
             cell.clear()
 
-    def admits(self, event: SealedEvent, now_us: int) -> bool:
-        """Whether it is to be projected: it has not been seen, or failed and is replayed."""
-        name = name_of(event)
-        is_new = self.seen.is_new(name, now_us // MICROS)
-        if name in self.failed and (is_new or was_admitted(event.message)):
-            self.failed.remove(name)
-            return True
-        return is_new
+    def wake_at(self, due_us: int, step: _Step) -> None:
+        """Has the step woken when something is due, or before."""
+        self.due_us = due_us
+        # To put a timer off at every event costs more than to look in vain, once, whether something is due.
+        if due_us and not step.now_us < self.wake_us <= due_us:
+            self.wake_us = due_us
+            step.wake_up.set(Timestamp(micros=due_us))
+
+    def admitting(self, now_us: int) -> Callable[[Event], bool]:
+        """Whether an event is to be projected: it has not been seen, or failed and is replayed."""
+        now, is_new, failed = now_us // MICROS, self.seen.is_new, self.failed
+
+        def admits(event: Event) -> bool:
+            name = name_of(event)
+            new = is_new(name, now)
+            if name in failed and (new or was_admitted(event.message)):
+                failed.remove(name)
+                return True
+            return new
+
+        return admits
+
+
+def _forgotten_us(step: _Step, kept: _Kept) -> int:
+    """When the ids of a patient of whom nothing else is to come are too old, 0 if there are none."""
+    return step.now_us + 2 * REMEMBERED_SECONDS * MICROS if kept.seen.hours else 0
 
 
 _KEPT_VERSION = 1
@@ -286,14 +304,14 @@ _decode_kept = msgspec.msgpack.Decoder(_Kept).decode
 
 
 def _new_ones(
-    projector: Projector[Any], events: Iterable[SealedEvent], admits: Callable[[SealedEvent], bool]
+    projector: Projector[Any], events: Iterable[Event], admits: Callable[[Event], bool]
 ) -> list[Event]:
     """Those that are to be projected; the others are counted as duplicates."""
     new, duplicates = [], 0
     for event in events:
         # What other projections find comes again when it has changed.
         if event.kind == REVIEW or admits(event):
-            new.append(event.open())
+            new.append(event)
         elif event.kind in projector.counted_kinds:
             duplicates += 1
     if duplicates:
@@ -320,9 +338,9 @@ class ProjectHistories(beam.DoFn):
         self._clock = clock
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
-        histories: dict[str, list[SealedEvent]] = defaultdict(list)
+        histories: dict[str, list[Event]] = defaultdict(list)
         for packed in element[1]:
-            for event in unpack_sealed(packed):
+            for event in unpack(packed):
                 histories[event.patient_id].append(event)
         for patient_id, history in histories.items():
             if events := _new_ones(self._projector, history, _FirstOfEach()):
@@ -337,7 +355,7 @@ class ProjectHistories(beam.DoFn):
         except Exception:
             # One event must not take its neighbours down with it.
             return self._each_alone(patient_id, events, now_us)
-        return advance.outputs(bounded=True)
+        return advance.outputs()
 
     def _advance(
         self, advance: "_Advance", state: PatientState, patient_id: str, events: list[Event], now_us: int
@@ -355,7 +373,7 @@ class ProjectHistories(beam.DoFn):
                 yield _failed(self._projector, event, error)
             else:
                 encoded = state.encode()
-                yield from advance.outputs(bounded=True)
+                yield from advance.outputs()
 
 
 class _FirstOfEach:
@@ -364,7 +382,7 @@ class _FirstOfEach:
     def __init__(self) -> None:
         self._seen: set[str] = set()
 
-    def __call__(self, event: SealedEvent) -> bool:
+    def __call__(self, event: Event) -> bool:
         before = len(self._seen)
         self._seen.add(name_of(event))
         return len(self._seen) > before
@@ -404,7 +422,7 @@ class _Advance:
         oldest_us = min(event.message.publish_us for event in events)
         return Cause(patient_id, events[-1].event_id, oldest_us)
 
-    def outputs(self, bounded: bool = False) -> list[Any]:
+    def outputs(self) -> list[Any]:
         """Counts everything; gives rows on the outputs of their tables, nudges and reviews on theirs."""
         output, counts = self.output, self._counts
         for name, number in counts.items():
@@ -413,9 +431,9 @@ class _Advance:
             count(f"row.projected.{table}")
         for nudge in output.nudges:
             count(f"{nudge.attributes['kind']}.generated.{nudge.attributes['type']}", namespace=POLICY)
-        reviews = [EventChunk(output.reviews)] if bounded and output.reviews else output.reviews
-        return [
-            *(TaggedOutput(table, row) for table, row in output.rows),
-            *(TaggedOutput(NUDGES, nudge) for nudge in output.nudges),
-            *(TaggedOutput(REVIEWS, review) for review in reviews),
-        ]
+        outputs: list[Any] = [TaggedOutput(table, row) for table, row in output.rows]
+        if output.nudges:
+            outputs.append(TaggedOutput(NUDGES, NudgeChunk(output.nudges)))
+        if output.reviews:
+            outputs.append(TaggedOutput(REVIEWS, EventChunk(output.reviews)))
+        return outputs

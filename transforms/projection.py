@@ -116,7 +116,6 @@ _Common = tuple[
     int,
     int,
     int,
-    int,
     tuple[int, str, str] | None,
     list[Decision],
     dict[str, tuple[int, bytes]],
@@ -129,8 +128,7 @@ class PatientState(ABC):
 
     `newest_us` is the newest event's time, `touched_us` when an event last arrived, `site` the
     newest statement of a site as (time, event id, site), `rows` the version and digest of each row,
-    `held_until_us` until when (publish time) a rebuild holds the rows back, 0 if none does,
-    `wake_us` the time that the timer is set to, 0 if it never was.
+    `held_until_us` until when (publish time) a rebuild holds the rows back, 0 if none does.
 
     Not stored: `changed_since` is the first day of which the events at hand may have changed something;
     `projected_us` is a time up to which the passing of time has been taken into account.
@@ -145,7 +143,6 @@ class PatientState(ABC):
         self.newest_us = 0
         self.touched_us = 0
         self.held_until_us = 0
-        self.wake_us = 0
         self.site: tuple[int, str, str] | None = None
         self.consents = ConsentLog()
         self.rows: dict[str, tuple[int, bytes]] = {}
@@ -172,7 +169,6 @@ class PatientState(ABC):
             self.newest_us,
             self.touched_us,
             self.held_until_us,
-            self.wake_us,
             self.site,
             self.consents.decisions,
             self.rows,
@@ -188,8 +184,8 @@ class PatientState(ABC):
             if encoded[0] > cls.VERSION:
                 raise ValueError(f"{cls.__name__} {cls.VERSION} cannot read version {encoded[0]}")
             common, own = cls._decode(memoryview(encoded)[1:])
-            state.newest_us, state.touched_us, state.held_until_us, state.wake_us, state.site = common[:5]
-            decisions, state.rows, state.findings = common[5:]
+            state.newest_us, state.touched_us, state.held_until_us, state.site = common[:4]
+            decisions, state.rows, state.findings = common[4:]
             state.consents = ConsentLog(decisions)
             state.take_own(own)
             state.changed_since, state.projected_us = NEVER, state.touched_us

@@ -1,9 +1,6 @@
 """Which projections receive an event: each gets the kinds that it needs, and nothing is moved in vain."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
-
-from apache_beam.pvalue import TaggedOutput
+from collections.abc import Iterable
 
 from transforms.chunks import EventChunk
 from transforms.events import Event
@@ -19,13 +16,8 @@ _ROUTES_OF = {
 }
 
 
-def routed(event: Event) -> list[Any]:
-    """The event, for every output that is named after a route of its kind."""
-    return [TaggedOutput(route, event) for route in _ROUTES_OF[event.kind]]
-
-
-def routed_together(events: Iterable[Event]) -> Iterator[Any]:
-    """A chunk for each such output."""
+def routed(events: Iterable[Event]) -> dict[str, EventChunk]:
+    """By route, the events of the kinds that take it; routes without any are left out."""
     chunks: dict[str, EventChunk] = {}
     for event in events:
         for route in _ROUTES_OF[event.kind]:
@@ -33,5 +25,4 @@ def routed_together(events: Iterable[Event]) -> Iterator[Any]:
                 chunks[route].append(event)
             else:
                 chunks[route] = EventChunk((event,))
-    for route, chunk in chunks.items():
-        yield TaggedOutput(route, chunk)
+    return chunks

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import msgspec
 import orjson
 
 
@@ -18,6 +19,10 @@ class Row(NamedTuple):
     version: int
     publish_us: int
     body: bytes
+
+
+pack_row = msgspec.msgpack.Encoder().encode
+unpack_row = msgspec.msgpack.Decoder(Row).decode
 
 
 def row_key(*parts: str) -> str:

@@ -19,10 +19,15 @@ def to_micros(moment: datetime) -> int:
     return (since.days * 86_400 + since.seconds) * MICROS + since.microseconds
 
 
-@lru_cache(maxsize=1024)
 def to_rfc3339(micros: int) -> str:
     """RFC 3339 in UTC with a `Z`; fractions of a second only where there are some."""
-    return (_NAIVE_EPOCH + timedelta(0, 0, micros)).isoformat() + "Z"
+    seconds, fraction = divmod(micros, MICROS)
+    return f"{_iso_second(seconds)}.{fraction:06}Z" if fraction else f"{_iso_second(seconds)}Z"
+
+
+@lru_cache(maxsize=1024)
+def _iso_second(seconds: int) -> str:
+    return (_NAIVE_EPOCH + timedelta(0, seconds)).isoformat()
 
 
 def day_of(micros: int) -> int:

@@ -23,7 +23,7 @@ from pipeline.emulators import bigquery_emulator
 from pipeline.provision import Resources, provision, table_definition
 from pipeline.sinks import WriteBatch
 from tests.integration.conftest import PROJECT
-from transforms.rows import Row
+from transforms.rows import Row, pack_row
 
 
 def row(key: str, columns: dict[str, Any], version: int = 1) -> Row:
@@ -292,7 +292,7 @@ def bundle(dataset: str, *batches: list[Row]) -> Iterator[list[WindowedValue]]:
     write.setup()
     write.start_bundle()
     for rows in batches:
-        yield list(write.process((0, [tuple(row) for row in rows]), Timestamp(1)))
+        yield list(write.process((0, [pack_row(row) for row in rows]), Timestamp(1)))
     yield list(write.finish_bundle())
 
 

@@ -164,5 +164,5 @@ def test_nothing_is_pickled_where_keys_are_shuffled(job: Any) -> None:
             # The coder that falls back on pickling.
             names = coders_of(components.pcollections[collection].coder_id)
             assert not [name for name in names if "FastPrimitives" in name], transform.unique_name
-    # Deduplication, three projectors and five batches.
+    # Three projectors and five batches.
     assert shuffled == 8

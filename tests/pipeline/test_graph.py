@@ -19,11 +19,12 @@ from pipeline.main import main
 from tests.fuzzing import fuzzed
 from tests.oracle import Arrival, Options, assert_nudges_equal, assert_rows_equal, current_rows, expected
 from tests.strategies import arrival_orders, random_arrivals
-from transforms.dead_letters import REASONS, DeadLetter
-from transforms.events import KINDS, Event
+from transforms.chunks import EventChunk
+from transforms.dead_letters import REASONS
+from transforms.events import KINDS
 from transforms.message import Message
 from transforms.tagging import tagged
-from transforms.validation import DEAD_LETTERS, Validate
+from transforms.validation import DEAD_LETTERS, OUTPUTS, Validate
 
 TABLES = ("adherence", "consents", "quality", "work_queue", "dead_letters")
 HISTORY = ("version", "updated_at", "source_event_id")
@@ -257,7 +258,7 @@ def test_ten_thousand_fuzzed_lines_are_all_accounted_for(tmp_path: Path) -> None
 # --- The tagged outputs of validation
 
 
-def test_validation_has_an_output_for_every_kind_and_for_dead_letters() -> None:
+def test_validation_has_an_output_for_every_route_and_for_dead_letters() -> None:
     bodies: dict[str, dict[str, Any]] = {
         "exercise_session": {},
         "rep_observation": {"quality_score": 1},
@@ -279,15 +280,15 @@ def test_validation_has_an_output_for_every_kind_and_for_dead_letters() -> None:
     now = 1_742_464_800.0
     messages = [Message(payload, {}, "s", "m", int(now * 1e6)) for payload in payloads]
     with test_pipeline.TestPipeline(runner=FnApiRunner()) as pipeline:
-        types: dict[str, type] = {DEAD_LETTERS: DeadLetter} | dict.fromkeys(received, Event)
-        outputs = pipeline | beam.Create(messages) | tagged(Validate(clock=lambda: now), types)
+        outputs = pipeline | beam.Create([messages]) | tagged(Validate(clock=lambda: now), OUTPUTS)
+        assert OUTPUTS.keys() == {*received, DEAD_LETTERS}
         for route, kinds in received.items():
-            ids = outputs[route] | f"Ids on {route}" >> beam.Map(_kind_and_id)
+            ids = outputs[route] | f"Ids on {route}" >> beam.FlatMap(_kinds_and_ids)
             expected_ids = [(kind, f"{kind} {number}") for kind in kinds for number in range(2)]
             assert_that(ids, equal_to(expected_ids), f"Check {route}")
         reasons = outputs[DEAD_LETTERS] | beam.Map(lambda letter: letter.reason)
         assert_that(reasons, equal_to(["not_an_event", "malformed_json", "unknown_kind"]), "Check letters")
 
 
-def _kind_and_id(event: Event) -> tuple[str, str]:
-    return event.kind, event.event_id
+def _kinds_and_ids(events: EventChunk) -> list[tuple[str, str]]:
+    return [(event.kind, event.event_id) for event in events]

@@ -13,9 +13,9 @@ from tests.oracle import Arrival
 from tests.releases.recording import NOW_US, PROJECTORS, gathered, run_step
 from tests.strategies import arrival_sets
 from transforms.adherence import CONSENTS_TABLE
+from transforms.chunks import NudgeChunk
 from transforms.events import Event, parse_event
 from transforms.message import Message
-from transforms.policy import Nudge
 from transforms.projecting import REVIEWS
 from transforms.rows import Row
 
@@ -38,10 +38,10 @@ class Seen:
                     columns = json.loads(value.body)
                     shown = {name: columns[name] for name in columns if name not in HISTORY}
                     self.rows[tag, value.key] = (value.version, shown)
-            elif isinstance(value, Nudge):
-                self.nudges.add(value.attributes["nudge_id"])
+            elif isinstance(value, NudgeChunk):
+                self.nudges |= {nudge.attributes["nudge_id"] for nudge in value}
             elif tag == REVIEWS:
-                self.reviews.append(value)
+                self.reviews += value
 
     @property
     def current(self) -> dict[tuple[str, str], dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
+from apache_beam.coders import PickleCoder
 from apache_beam.runners.direct import direct_runner
 from apache_beam.testing.test_stream import TestStream as Stream
 from msgspec.structs import replace
@@ -15,15 +16,16 @@ from tests import stream_clock
 from tests.stream_clock import Listen, StreamClock, heard
 from transforms.adherence import Adherence
 from transforms.batching import Batch
-from transforms.coders import EventCoder
+from transforms.chunks import EventChunk
 from transforms.consent import Decision
 from transforms.events import REVIEW, Event, ReviewFact, parse_event
 from transforms.message import Message
+from transforms.policy import Nudge
 from transforms.projecting import NUDGES, REVIEWS, Projection
 from transforms.projection import Cause, KnownReview, Memory, Output, Projector, Settings
 from transforms.quality import Quality
 from transforms.rebuilding import Rebuild
-from transforms.rows import Row
+from transforms.rows import Row, unpack_row
 from transforms.times import MICROS, to_rfc3339
 from transforms.validation import DEAD_LETTERS
 from transforms.work_queue import WorkQueue
@@ -131,8 +133,8 @@ def test_every_version_of_a_key_lands_in_one_shard() -> None:
     assert [moment for moment, _ in batches(stream, shards=4)] != []
     shards_of: dict[str, set[int]] = {}
     for _, (shard, members) in heard("batch"):
-        for key, *_ in members:
-            shards_of.setdefault(key, set()).add(shard)
+        for row in map(unpack_row, members):
+            shards_of.setdefault(row.key, set()).add(shard)
     assert {len(shards) for shards in shards_of.values()} == {1}
     assert set.union(*shards_of.values()) == {0, 1, 2, 3}
 
@@ -159,7 +161,7 @@ def session(event_id: str, at: float, **body: Any) -> Event:
 
 
 def events() -> Stream:
-    return Stream(coder=EventCoder()).advance_processing_time(START)
+    return Stream(coder=PickleCoder()).advance_processing_time(START)
 
 
 class Stumbling(Adherence):
@@ -183,12 +185,16 @@ def project(
     """Runs a stream of events through a projection (adherence), listens to all its outputs."""
     projector = projector or Adherence(Settings())
     with pipeline() as p:
-        source = p | stream.with_output_types(Event)
+        source = p | stream.with_output_types(Event) | beam.Map(_alone).with_output_types(EventChunk)
         outputs = (source,) | Projection(
             projector, bounded, rebuild, partial(dict, known or {}), stream_clock.now
         )
         for name in (*projector.tables, NUDGES, REVIEWS, DEAD_LETTERS):
             outputs[name] | f"Listen to {name}" >> beam.ParDo(Listen(name))
+
+
+def _alone(arrived: Event) -> EventChunk:
+    return EventChunk((arrived,))
 
 
 def columns(table: str, *names: str) -> list[tuple[Any, ...]]:
@@ -197,10 +203,12 @@ def columns(table: str, *names: str) -> list[tuple[Any, ...]]:
     return [(moment, *(body[name] for name in names)) for moment, body in found]
 
 
+def nudges() -> list[tuple[float, Nudge]]:
+    return [(moment, nudge) for moment, chunk in heard(NUDGES) for nudge in chunk]
+
+
 def announced() -> list[tuple[float, str, str]]:
-    return [
-        (moment, nudge.attributes["type"], nudge.attributes["severity"]) for moment, nudge in heard(NUDGES)
-    ]
+    return [(moment, nudge.attributes["type"], nudge.attributes["severity"]) for moment, nudge in nudges()]
 
 
 def test_absence_timers_after_two_and_seven_days() -> None:
@@ -218,7 +226,7 @@ def test_absence_timers_after_two_and_seven_days() -> None:
     assert [moment for moment, _ in heard(REVIEWS)] == [two_days, seven_days]
     grown = columns("adherence", "consecutive_missed_days", "source_event_id")
     assert grown[:3] == [(START, 0, "e1"), (two_days, 2, None), (two_days + DAY, 3, None)]
-    assert [json.loads(nudge.body)["triggered_by"] for _, nudge in heard(NUDGES)] == [None, None]
+    assert [json.loads(nudge.body)["triggered_by"] for _, nudge in nudges()] == [None, None]
 
 
 def test_a_session_in_time_puts_the_absence_off() -> None:
@@ -249,7 +257,7 @@ def test_an_absence_already_due_waits_a_minute_for_events_on_their_way() -> None
         .advance_watermark_to_infinity()
     )
     project(stream, Adherence(Settings(nudge_max_age_hours=0)))
-    timers = [nudge for nudge in heard(NUDGES) if nudge[1].attributes["severity"] == "medium"]
+    timers = [nudge for nudge in nudges() if nudge[1].attributes["severity"] == "medium"]
     assert [(moment, json.loads(nudge.body)["subject_id"]) for moment, nudge in timers] == [
         (START + MINUTE, "p1")
     ]
@@ -590,3 +598,11 @@ def test_what_is_no_duplicate() -> None:
         (START, "p1", 1, 0.8),
         (START, "p2", 1, None),
     ]
+
+
+def test_an_alert_and_a_feedback_of_one_id_are_not_mixed_up_in_one_item() -> None:
+    fall = event("1", START, {"alert_type": "fall", "urgency": "high"}, "alert")
+    thanks = event("1", START, {"priority": "low", "acknowledged_at": "2025-03-03T10:00:00Z"}, "feedback")
+    stream = events().add_elements([fall]).advance_processing_time(MINUTE).add_elements([thanks])
+    project(stream.advance_watermark_to_infinity(), WorkQueue(Settings()))
+    assert columns("work_queue", "item_type", "urgency", "status") == [(START, "alert", "high", "pending")]

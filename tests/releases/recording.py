@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2 as protos
 from apache_beam.runners.pipeline_context import PipelineContext
+from apache_beam.utils.timestamp import MAX_TIMESTAMP
 
 from tests.strategies import WINDOW_END, random_arrivals
 from transforms.adherence import Adherence
+from transforms.chunks import EventChunk
 from transforms.events import Event, parse_event
 from transforms.grouping import GatherByKey, by_patient
 from transforms.message import Message
@@ -26,7 +28,7 @@ from transforms.projecting import REVIEWS, Project
 from transforms.projection import Projector, Settings
 from transforms.quality import Quality
 from transforms.routing import ROUTES
-from transforms.rows import Row
+from transforms.rows import Row, pack_row
 from transforms.times import HOUR_US, to_micros
 from transforms.work_queue import WorkQueue
 
@@ -43,9 +45,9 @@ BATCHES = tuple(
     for table in ("adherence", "consents", "quality", "work_queue", "dead_letters")
 )
 # (shard, row), with what a coder might stumble over.
-ROWS: list[tuple[int, tuple[str, int, int, bytes]]] = [
-    (0, ('["p","2026-11-16"]', 2**53 + 1, 1_800_000_000_000_000, b'{"visible":true}')),
-    (2**31, ("é\x00", -1, 0, b"\xff\x00")),
+ROWS = [
+    (0, Row('["p","2026-11-16"]', 2**53 + 1, 1_800_000_000_000_000, b'{"visible":true}')),
+    (2**31, Row("é\x00", -1, 0, b"\xff\x00")),
 ]
 NOW_US = to_micros(WINDOW_END) + HOUR_US
 # So much of each patient's history is in the state; the rest is on its way.
@@ -173,8 +175,7 @@ def gathered(events: Iterable[Event]) -> dict[str, Any]:
     """The elements that events make on their way to a step with state, by patient."""
     gather = GatherByKey(by_patient)
     gather.start_bundle()
-    for event in events:
-        gather.process(event)
+    gather.process(EventChunk(events), MAX_TIMESTAMP)
     elements = [windowed.value for windowed in gather.finish_bundle()]
     return {element[0]: element for element in elements}
 
@@ -189,8 +190,11 @@ def held_by(job: Any) -> dict[str, Any]:
     for step in BATCHES:
         coder = coder_of(job, step)
         held[step] = [
-            {"on_its_way": _text(coder.encode(row)), "row": [row[0], *row[1][:3], _text(row[1][3])]}
-            for row in ROWS
+            {
+                "on_its_way": _text(coder.encode((shard, pack_row(row)))),
+                "row": [shard, *row[:3], _text(row.body)],
+            }
+            for shard, row in ROWS
         ]
     return held
 
@@ -216,7 +220,7 @@ def _projections(job: Any, step: str, events: list[Event], reviews: list[Event])
         (seen,) = gathered([event for event in mine[:split] if event not in reviews][-_SEEN_AGAIN:]).values()
         before = run_step(step, history, None)
         after = run_step(step, coming, before.state)
-        reviews += [event for tag, event in before.outputs if tag == REVIEWS]
+        reviews += [event for tag, chunk in before.outputs if tag == REVIEWS for event in chunk]
         yield {
             "state": _text(before.state),
             "on_its_way": _text(coder.encode(coming)),

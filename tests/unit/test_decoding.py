@@ -32,7 +32,7 @@ def message(payload: bytes) -> Message:
 
 def outcomes(payload: bytes) -> list[Event | DeadLetter]:
     """What becomes of a payload, each outcome checked for what holds of every one."""
-    found = list(validate(message(payload), NOW_US))
+    found = validate(message(payload), NOW_US)
     for outcome in found:
         assert replace(outcome.message, payload=b"") == message(b"")
         if isinstance(outcome, DeadLetter):

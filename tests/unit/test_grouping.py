@@ -2,33 +2,25 @@
 
 from apache_beam.utils.timestamp import Timestamp
 
-from transforms.events import Event, parse_event
-from transforms.grouping import GatherByKey, GatherFindings, by_patient
+from transforms.chunks import EventChunk
+from transforms.events import parse_event
+from transforms.grouping import GatherByKey, by_patient
 from transforms.message import Message
 from transforms.times import DAY_US, MICROS
 
 NOW_US = 20_150 * DAY_US
 
 
-def event(publish_us: int) -> Event:
+def chunk() -> EventChunk:
     content = {"kind": "rep_observation", "subject_id": "p1", "body": {"quality_score": 1}}
-    return parse_event(content, Message(b"", {}, "s", "m", publish_us), NOW_US)
+    return EventChunk([parse_event(content, Message(b"", {}, "s", "m", NOW_US), NOW_US)])
 
 
-def test_a_pack_is_as_old_as_its_oldest_event() -> None:
+def test_a_pack_is_as_old_as_its_oldest_chunk() -> None:
+    """A finding of a timer may be older than all else: as old as the timer."""
     gather = GatherByKey(by_patient)
     gather.start_bundle()
-    for publish_us in (NOW_US - 2 * MICROS, NOW_US - 3 * MICROS, NOW_US - MICROS):
-        gather.process(event(publish_us))
+    for seconds in (2, 3, 1):
+        gather.process(chunk(), Timestamp(micros=NOW_US - seconds * MICROS))
     (pack,) = gather.finish_bundle()
     assert pack.timestamp == Timestamp(micros=NOW_US - 3 * MICROS)
-
-
-def test_a_finding_of_a_timer_is_as_old_as_the_timer() -> None:
-    gather = GatherFindings(by_patient)
-    gather.start_bundle()
-    due = Timestamp(micros=NOW_US - DAY_US)
-    for timestamp in (Timestamp(micros=NOW_US), due):
-        gather.process(event(NOW_US), timestamp)
-    (pack,) = gather.finish_bundle()
-    assert pack.timestamp == due

@@ -37,7 +37,7 @@ class Arrival(NamedTuple):
 
 
 def receive(emission: Emission, now_us: int = NOW_US) -> Arrival:
-    outcomes = list(validate(Message(emission.payload, emission.attributes, "s", "1", now_us), now_us))
+    outcomes = validate(Message(emission.payload, emission.attributes, "s", "1", now_us), now_us)
     return Arrival(
         emission,
         [outcome for outcome in outcomes if isinstance(outcome, Event)],

@@ -2,12 +2,14 @@
 
 from google.pubsub_v1.types import PubsubMessage
 
-from pipeline.sinks import nudge_message
+from pipeline.sinks import nudge_messages
+from transforms.chunks import NudgeChunk
 from transforms.policy import Nudge
 
 
 def test_a_nudge_is_encoded_as_pubsub_takes_it() -> None:
     nudge = Nudge({"nudge_id": "n1", "kind": "alert"}, '{"type":"é"}'.encode())
-    decoded = PubsubMessage.deserialize(nudge_message(nudge)._to_proto_str(for_publish=True))
+    (message,) = nudge_messages(NudgeChunk((nudge,)))
+    decoded = PubsubMessage.deserialize(message._to_proto_str(for_publish=True))
     assert (dict(decoded.attributes), decoded.data) == (nudge.attributes, nudge.body)
     assert decoded == PubsubMessage(data=nudge.body, attributes=nudge.attributes)

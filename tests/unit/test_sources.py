@@ -1,13 +1,21 @@
-"""Files in parts: each line once, wherever a part ends."""
+"""Files in parts: each line once, wherever a part ends. Messages of a bundle: together, but not too many."""
 
 import gzip
+from datetime import UTC, datetime
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 from apache_beam.io.filesystem import FileMetadata
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import TimestampedValue
+from google.pubsub_v1.types import PubsubMessage
 
 from pipeline import sources
 from pipeline.sources import ReadLines
+from transforms.message import Message
+from transforms.times import to_micros
 
 LINES = [b"first", b"", b"a longer line", b"  ", b"x", b"\xff not text", b"carriage return\r", b"last"]
 WANTED = [b"first", b"a longer line", b"x", b"\xff not text", b"carriage return", b"last"]
@@ -40,3 +48,43 @@ def test_a_compressed_file_is_one_part(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"\n".join(LINES)))
     (part,) = sources._parts(FileMetadata(str(path), path.stat().st_size))
     assert read(path, part[1:]) == WANTED
+
+
+def test_messages_go_on_together_as_old_as_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_GATHERED_MESSAGES", 3)
+    monkeypatch.setattr(sources, "_GATHERED_BYTES", 10)
+    gather = sources._GatherMessages()
+    gather.start_bundle()
+    sizes = [1, 1, 1, 4, 7, 20, 1]
+    gathered = [
+        chunk
+        for number, size in enumerate(sizes)
+        for chunk in gather.process(Message(b"x" * size, {}, "s", "m", 100 - number))
+    ]
+    gathered += gather.finish_bundle()
+    assert [[len(message.payload) for message in chunk.value] for chunk in gathered] == [
+        [1, 1, 1],
+        [4, 7],
+        [20],
+        [1],
+    ]
+    assert [chunk.timestamp.micros for chunk in gathered] == [98, 96, 95, 94]
+    gather.start_bundle()
+    assert list(gather.finish_bundle()) == []
+
+
+def test_a_message_without_publish_time_has_the_timestamp_of_its_element() -> None:
+    stamp = datetime(2026, 3, 2, tzinfo=UTC)
+    dated = PubsubMessage(data=b"1", attributes={"k": "v"}, message_id="m1", publish_time=stamp)
+    encoded = [PubsubMessage.serialize(message) for message in (dated, PubsubMessage(data=b"2"), dated)]
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        messages = (
+            pipeline
+            | beam.Create(encoded)
+            | beam.Map(lambda message: TimestampedValue(message, 7))
+            | sources._gathered(sources._ToMessages("s"))
+            | beam.ParDo(sources._Date())
+            | beam.FlatMap(lambda chunk: chunk)
+        )
+        first = Message(b"1", {"k": "v"}, "s", "m1", to_micros(stamp))
+        assert_that(messages, equal_to([first, Message(b"2", {}, "s", "", 7_000_000), first]))

@@ -1,8 +1,10 @@
 """How seldom a step of the stream sets a timer, which costs as much as many a rule."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from apache_beam.utils.timestamp import Timestamp
 
 from tests.releases.recording import Cell
@@ -10,8 +12,8 @@ from transforms.adherence import Adherence
 from transforms.coders import pack
 from transforms.events import Event, parse_event
 from transforms.message import Message
-from transforms.projecting import Project
-from transforms.projection import Settings
+from transforms.projecting import Project, _Kept
+from transforms.projection import Cause, Output, Settings
 from transforms.times import DAY_US, MICROS, MINUTE_US, to_rfc3339
 
 # Midnight.
@@ -65,22 +67,50 @@ def test_a_wake_is_set_again_when_it_has_passed() -> None:
     assert wakes([(START_US, START_US), (later, later)]) == [START_US + 3 * DAY_US, later + 3 * DAY_US]
 
 
-def test_a_wake_within_the_hour_is_put_off_as_long_as_events_come() -> None:
-    long_ago = START_US - 5 * DAY_US
-    times = [START_US, START_US + MINUTE_US // 2]
-    assert wakes((now_us, long_ago + now_us % DAY_US) for now_us in times) == [
-        now_us + MINUTE_US for now_us in times
-    ]
-
-
-def test_the_ids_of_a_patient_of_whom_nothing_may_be_used_are_forgotten() -> None:
+def test_a_wake_that_comes_too_early_is_set_to_what_is_due_by_then() -> None:
+    """An absence already due waits a minute for events on their way, counted from the last of them."""
     clock, cell, timer = Clock(), Cell(), Timer()
-    project = Project(Adherence(Settings(consent="require")), False, None, dict, clock)
+    project = Project(Adherence(Settings()), False, None, dict, clock)
     project.setup()
-    assert list(project.process(("p1", pack([session(START_US)])), cell, timer, Timer())) == []
-    assert cell.read()
+    first, second = START_US + MINUTE_US, START_US + MINUTE_US * 3 // 2
+    for now_us in (START_US, START_US + MINUTE_US // 2):
+        clock.now_us = now_us
+        list(project.process(("p1", pack([session(now_us - 5 * DAY_US)])), cell, timer, Timer()))
+    assert timer.set_to == [first]
+    # A runner's clock may be a little ahead.
+    for now_us in (first - 1, first, second - 1):
+        clock.now_us = now_us
+        assert project.wake("p1", cell, timer) == []
+        assert timer.set_to[-1] == second
+    clock.now_us = second
+    outputs = project.wake("p1", cell, timer)
+    rows = [json.loads(output.value.body) for output in outputs if output.tag == "adherence"]
+    assert [row["consecutive_missed_days"] for row in rows] == [4]
+    assert timer.set_to[-1] == START_US + DAY_US
+
+
+class Broken(Adherence):
+    def apply(self, state: Any, event: Event, cause: Cause, now_us: int, output: Output) -> str:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("projector", "left"),
+    [(Adherence(Settings(consent="require")), False), (Broken(Settings()), True)],
+    ids=["withheld", "failed"],
+)
+def test_the_ids_of_a_patient_of_whom_nothing_could_be_used_are_forgotten(
+    projector: Adherence, left: bool
+) -> None:
+    clock, cell, timer = Clock(), Cell(), Timer()
+    project = Project(projector, False, None, dict, clock)
+    project.setup()
+    list(project.process(("p1", pack([session(START_US)])), cell, timer, Timer()))
+    assert _Kept.read(cell).seen.hours
     (wake_us,) = timer.set_to
     assert wake_us > START_US + DAY_US
     clock.now_us = wake_us
     assert project.wake("p1", cell, timer) == []
-    assert (cell.read(), timer.set_to) == (None, [wake_us])
+    assert not _Kept.read(cell).seen.hours
+    # What failed may be replayed later still.
+    assert (bool(cell.read()), timer.set_to) == (left, [wake_us])
