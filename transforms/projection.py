@@ -161,7 +161,7 @@ class PatientState(ABC):
 
     @abstractmethod
     def take_own(self, own: Any) -> None:
-        """Takes that back in."""
+        """Takes that back in, and begins with what is not stored."""
 
     def encode(self) -> bytes:
         """A version byte and msgpack."""
@@ -179,16 +179,18 @@ class PatientState(ABC):
     @classmethod
     def decode(cls, encoded: bytes | None) -> Self:
         """The state in those bytes, of this version or an earlier one; of a new patient if there are none."""
-        state = cls()
-        if encoded:
-            if encoded[0] > cls.VERSION:
-                raise ValueError(f"{cls.__name__} {cls.VERSION} cannot read version {encoded[0]}")
-            common, own = cls._decode(memoryview(encoded)[1:])
-            state.newest_us, state.touched_us, state.held_until_us, state.site = common[:4]
-            decisions, state.rows, state.findings = common[4:]
-            state.consents = ConsentLog(decisions)
-            state.take_own(own)
-            state.changed_since, state.projected_us = NEVER, state.touched_us
+        if not encoded:
+            return cls()
+        if encoded[0] > cls.VERSION:
+            raise ValueError(f"{cls.__name__} {cls.VERSION} cannot read version {encoded[0]}")
+        common, own = cls._decode(memoryview(encoded)[1:])
+        # Without what a new patient's begins with, all of which is replaced.
+        state = cls.__new__(cls)
+        state.newest_us, state.touched_us, state.held_until_us, state.site = common[:4]
+        decisions, state.rows, state.findings = common[4:]
+        state.consents = ConsentLog(decisions)
+        state.take_own(own)
+        state.changed_since, state.projected_us = NEVER, state.touched_us
         return state
 
     def recall(self, memory: Memory) -> None:

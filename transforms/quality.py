@@ -176,6 +176,7 @@ class QualityState(PatientState):
         """The sessions by id."""
         self.days, sessions, self.first_days, self.said = own
         self.sessions = {session.session_id: session for session in sessions}
+        self.changed = set()
 
 
 class Quality(Projector[QualityState]):

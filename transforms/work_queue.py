@@ -121,6 +121,7 @@ class WorkQueueState(PatientState):
         """The items by id."""
         items, self.shown = own
         self.items = {item.item_id: item for item in items}
+        self.changed = set()
 
 
 def _context(item: Item[Any]) -> str | None:
