@@ -6,7 +6,7 @@ duplicates, route by kind, project each patient, write rows and nudges as JSON l
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def run(events_file: Path, output_dir: Path, settings: Settings) -> Counter[str]
     output_dir.mkdir(parents=True)
     account: Counter[str] = Counter()
     events, letters = _validated(events_file)
-    unique = list({(event.patient_id, name_of(event)): event for event in reversed(events)}.values())[::-1]
+    unique = list(_unique(events))
     account["duplicate"] = len(events) - len(unique)
     account["dead_letter"] = len(letters)
     output = Output()
@@ -69,6 +69,15 @@ def _validated(path: Path) -> tuple[list[Event], list[DeadLetter]]:
                     else:
                         events.append(outcome)
     return events, letters
+
+
+def _unique(events: Iterable[Event]) -> Iterator[Event]:
+    seen: dict[str, set[str]] = {}
+    for event in events:
+        names, name = seen.setdefault(event.patient_id, set()), name_of(event)
+        if name not in names:
+            names.add(name)
+            yield event
 
 
 def _project(
