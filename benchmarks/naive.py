@@ -1,7 +1,8 @@
 """The graph as one would write it first, on Beam's defaults: what the stream's own graph is measured against.
 
-Rules, steps, sinks and counters are the same. What is naive, and all that is:
+Rules, sinks and counters are the same. What is naive, and all that is:
 
+- A message comes as Beam makes it of what it has read, by itself.
 - A valid event is the pydantic model that validation makes of it, and goes from step to step by itself, with
   Beam's default coder, which pickles it. So do nudges, dead letters and messages.
 - Each event's id is a key of its own, with a flag for its state and a timer that clears it.

@@ -120,10 +120,12 @@ class Project(beam.DoFn):
             return []
         if len(events) > 1:
             events.sort(key=consents_first)
+        before = kept.state
         try:
             return self._advance(step, kept, events)
         except Exception:
             # One event must not take its neighbours down with it, nor stop the stream.
+            kept.state = before
             alone = (self._advance_alone(step, kept, event) for event in events)
             return [output for outcome in alone for output in outcome]
 
@@ -137,9 +139,11 @@ class Project(beam.DoFn):
         return kept
 
     def _advance_alone(self, step: "_Step", kept: "_Kept", event: Event) -> list[Any]:
+        before = kept.state
         try:
             return self._advance(step, kept, [event])
         except Exception as error:
+            kept.state = before
             if event.kind != REVIEW:
                 kept.failed.append(name_of(event))
             if not self._bounded:

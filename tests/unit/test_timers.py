@@ -14,7 +14,9 @@ from transforms.events import Event, parse_event
 from transforms.message import Message
 from transforms.projecting import Project, _Kept
 from transforms.projection import Cause, Output, Settings
+from transforms.quality import Quality, QualityState
 from transforms.times import DAY_US, MICROS, MINUTE_US, to_rfc3339
+from transforms.validation import DEAD_LETTERS
 
 # Midnight.
 START_US = 1_772_409_600 * MICROS
@@ -114,3 +116,27 @@ def test_the_ids_of_a_patient_of_whom_nothing_could_be_used_are_forgotten(
     assert not _Kept.read(cell).seen.hours
     # What failed may be replayed later still.
     assert (bool(cell.read()), timer.set_to) == (left, [wake_us])
+
+
+class Untimely(Quality):
+    """Breaks when it is too late: when the state has been encoded."""
+
+    def wake_times_us(self, state: QualityState, now_us: int) -> list[int | None]:
+        if sum(day.reps for days in state.days.values() for day in days.values()) > 1:
+            raise ZeroDivisionError
+        return super().wake_times_us(state, now_us)
+
+
+def test_what_fails_late_leaves_the_state_as_it_was() -> None:
+    content = {"kind": "rep_observation", "subject_id": "p1", "body": {"quality_score": 1}}
+    reps = [
+        parse_event(content | {"event_id": name}, Message(b"", {}, "s", "m", START_US), START_US)
+        for name in ("r1", "r2", "r3")
+    ]
+    clock, cell = Clock(), Cell()
+    project = Project(Untimely(Settings()), False, None, dict, clock)
+    project.setup()
+    outputs = project.process(("p1", pack(reps)), cell, Timer(), Timer())
+    assert [output.value.event_id for output in outputs if output.tag == DEAD_LETTERS] == ["r2", "r3"]
+    state = QualityState.decode(_Kept.read(cell).state)
+    assert [day.reps for days in state.days.values() for day in days.values()] == [1]
