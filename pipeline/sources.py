@@ -55,12 +55,12 @@ def _read(pipeline: beam.pvalue.PBegin, role: str, subscription: str, options: R
         from pipeline.direct import ReadFromPubSubDirect
 
         read = ReadFromPubSubDirect(subscription, hold_seconds=options.batch_timeout_ms / 1000)
-        return pipeline | f"Read {role}" >> read | f"Gather {role}" >> _gathered(_GatherMessages())
+        return pipeline | f"Read {role}" >> read | f"Gather {role}" >> _giving_chunks(_GatherMessages())
     id_label = PUBLISH_ID_ATTRIBUTE if runner.endswith("DataflowRunner") else None
     return pipeline | f"Read {role}" >> ReadSubscription(subscription, id_label)
 
 
-def _gathered(dofn: beam.DoFn) -> Any:
+def _giving_chunks(dofn: beam.DoFn) -> Any:
     return beam.ParDo(dofn).with_output_types(list[Message])
 
 
@@ -77,8 +77,8 @@ class ReadSubscription(beam.PTransform[Any, Any]):
         return (
             pipeline
             | "Pull" >> _Pull(subscription=self._subscription, id_label=self._id_label, with_attributes=True)
-            | "To messages" >> _gathered(_ToMessages(self._subscription))
-            | "Date" >> _gathered(_Date())
+            | "To messages" >> _giving_chunks(_ToMessages(self._subscription))
+            | "Date" >> _giving_chunks(_Date())
         )
 
 
@@ -162,7 +162,7 @@ class ReadFiles(beam.PTransform[Any, Any]):
             | "Match" >> MatchAll()
             | "Parts" >> beam.FlatMap(_parts).with_output_types(tuple[str, int, int])
             | "Spread" >> beam.Reshuffle()
-            | "Lines" >> beam.ParDo(ReadLines()).with_output_types(list[Message])
+            | "Lines" >> _giving_chunks(ReadLines())
         )
 
 

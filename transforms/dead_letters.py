@@ -24,8 +24,8 @@ ATTEMPTS_ATTRIBUTE = "attempts"
 REPLAY_ATTRIBUTE = "replay_of"
 
 
-def was_admitted(message: Message) -> bool:
-    """Whether the message is the replay of an event that failed after it had been admitted as new."""
+def failed_in_projection(message: Message) -> bool:
+    """Whether the message is the replay of an event on which a projection failed."""
     return message.attributes.get(REPLAY_ATTRIBUTE) == PROJECTION_FAILED
 
 

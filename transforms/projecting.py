@@ -16,7 +16,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from transforms.chunks import EventChunk, NudgeChunk
 from transforms.coders import unpack
-from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, was_admitted
+from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, failed_in_projection
 from transforms.deduplication import REMEMBERED_SECONDS, SeenIds, name_of
 from transforms.events import REVIEW, Event
 from transforms.grouping import Gathered, InShards, by_patient
@@ -290,7 +290,7 @@ class _Kept(msgspec.Struct, array_like=True):
         def admits(event: Event) -> bool:
             name = name_of(event)
             new = is_new(name, now)
-            if name in failed and (new or was_admitted(event.message)):
+            if name in failed and (new or failed_in_projection(event.message)):
                 failed.remove(name)
                 return True
             return new

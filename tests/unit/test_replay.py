@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.replay import ReplayError, main, parse_arguments, replay_attributes
-from transforms.dead_letters import DeadLetter, dead_letter_row, was_admitted
+from transforms.dead_letters import DeadLetter, dead_letter_row, failed_in_projection
 from transforms.events import parse_event
 from transforms.message import Message
 
@@ -98,4 +98,4 @@ def test_a_replay_that_fails_again_counts_its_attempts_and_keeps_its_first_time(
 def test_only_what_failed_in_a_projection_had_been_admitted() -> None:
     for reason, admitted in (("projection_failed", True), ("invalid_schema", False)):
         message = Message(b"", replay_attributes(letter(reason=reason)), "s", "m", 0)
-        assert was_admitted(message) is admitted
+        assert failed_in_projection(message) is admitted

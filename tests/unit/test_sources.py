@@ -82,7 +82,7 @@ def test_a_message_without_publish_time_has_the_timestamp_of_its_element() -> No
             pipeline
             | beam.Create(encoded)
             | beam.Map(lambda message: TimestampedValue(message, 7))
-            | sources._gathered(sources._ToMessages("s"))
+            | sources._giving_chunks(sources._ToMessages("s"))
             | beam.ParDo(sources._Date())
             | beam.FlatMap(lambda chunk: chunk)
         )

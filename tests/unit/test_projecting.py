@@ -1,4 +1,4 @@
-"""How seldom a step of the stream sets a timer, which costs as much as many a rule."""
+"""What a step keeps of a patient, and how seldom it sets a timer, which costs as much as many a rule."""
 
 import json
 from collections.abc import Iterable
