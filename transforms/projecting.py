@@ -34,6 +34,7 @@ from transforms.rebuilding import Rebuild, progress
 from transforms.rows import Row
 from transforms.tagging import tagged
 from transforms.telemetry import POLICY, count
+from transforms.timers import set_without_hold
 from transforms.times import MICROS
 from transforms.validation import DEAD_LETTERS
 
@@ -281,7 +282,7 @@ class _Kept(msgspec.Struct, array_like=True):
         # To put a timer off at every event costs more than to look in vain, once, whether something is due.
         if due_us and not step.now_us < self.wake_us <= due_us:
             self.wake_us = due_us
-            step.wake_up.set(Timestamp(micros=due_us))
+            set_without_hold(step.wake_up, due_us)
 
     def admitting(self, now_us: int) -> Callable[[Event], bool]:
         """Whether an event is to be projected: it has not been seen, or failed and is replayed."""

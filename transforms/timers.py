@@ -1,0 +1,21 @@
+"""A timer in processing time that does not hold back the watermark."""
+
+from apache_beam.runners.worker.bundle_processor import OutputTimer
+from apache_beam.transforms.userstate import BaseTimer
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import Timestamp
+
+_END = GlobalWindow().max_timestamp()
+
+
+def set_without_hold(timer: BaseTimer, time_us: int) -> None:
+    """Has a timer fire at that time, in microseconds since the epoch, and hold nothing back until then.
+
+    Beam's worker tells the runner to hold the step's watermark at the element's timestamp until the timer
+    fires, and offers no way to say otherwise (https://github.com/apache/beam/issues/20705). With a
+    patient's wake-up days away, nothing after the step could ever tell that a rebuild has caught up, and
+    the job would seem to be days behind.
+    """
+    if isinstance(timer, OutputTimer):
+        timer._input_timestamp = _END
+    timer.set(Timestamp(micros=time_us))
