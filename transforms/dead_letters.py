@@ -20,6 +20,7 @@ WRITE_REJECTED = "write_rejected"
 SCHEMA_VERSION = 1
 # The attribute in which a replay tells how often the event has been tried before.
 ATTEMPTS_ATTRIBUTE = "attempts"
+_MOST_ATTEMPTS = 1_000_000
 # The attribute in which it tells the reason for which the event failed.
 REPLAY_ATTRIBUTE = "replay_of"
 
@@ -72,7 +73,8 @@ def dead_letter_row(letter: DeadLetter, failed_us: int, job_name: str) -> Row:
 
 def _attempts(attributes: dict[str, str]) -> int:
     earlier = attributes.get(ATTEMPTS_ATTRIBUTE, "")
-    return 1 + (int(earlier) if earlier.isascii() and earlier.isdecimal() else 0)
+    # A publisher may say anything, and neither JSON nor BigQuery takes any number.
+    return 1 + (min(int(earlier), _MOST_ATTEMPTS) if earlier.isascii() and earlier.isdecimal() else 0)
 
 
 class ToRow(beam.DoFn):
