@@ -33,6 +33,8 @@ _BUCKET_FOLDER = re.compile(r"gs://[a-z0-9][-_.a-z0-9]+[a-z0-9]/.*")
 # The template's image states its own name: the workers always run the code that built their job.
 IMAGE_VARIABLE = "SDK_CONTAINER_IMAGE"
 
+_DATA_SAMPLING = "enable_data_sampling"
+
 # Pub/Sub keeps messages for 31 days at the most.
 MAX_REBUILD_DAYS = 31
 
@@ -182,6 +184,7 @@ def parse_options(arguments: Sequence[str]) -> RehabOptions:
         raise OptionsError(problem)
     options.view_as(StandardOptions).streaming = not options.is_bounded
     _set_parallelism(options)
+    _keep_samples_out(options)
     # Nothing that a worker needs is defined in the main module; on Dataflow, Beam would send it all the same.
     setup = options.view_as(SetupOptions)
     setup.save_main_session = bool(setup.save_main_session)
@@ -192,6 +195,12 @@ def _set_parallelism(options: RehabOptions) -> None:
     """Carries `processors` to the runner: each has an option of its own for it."""
     options.view_as(DebugOptions).number_of_worker_harness_threads = options.processors
     options.view_as(FlinkRunnerOptions).parallelism = options.processors
+
+
+def _keep_samples_out(options: RehabOptions) -> None:
+    """Dataflow would copy what a step failed on, a patient's data, to the bucket for temporary files."""
+    if runner_name(options).endswith("DataflowRunner"):
+        options.view_as(DebugOptions).add_experiment("disable_always_on_exception_sampling")
 
 
 def _set_container_image(options: RehabOptions) -> None:
@@ -294,8 +303,10 @@ def _dataflow_problems(options: RehabOptions) -> Iterator[str]:
     cloud = options.view_as(GoogleCloudOptions)
     if cloud.template_location and not options.view_as(WorkerOptions).sdk_container_image:
         yield "--template_location needs --sdk_container_image: else workers lack this project's code."
-    if cloud.update and options.rebuild_days:
-        yield "--rebuild_days cannot go with --update: an update keeps the state."
+    if cloud.enable_hot_key_logging:
+        yield "--enable_hot_key_logging would write patients' ids to the log."
+    if options.view_as(DebugOptions).lookup_experiment(_DATA_SAMPLING):
+        yield f"--experiments={_DATA_SAMPLING} would copy patients' data to where nothing protects it."
     for name in ("project", "region", "temp_location"):
         if not getattr(cloud, name):
             yield f"--runner=DataflowRunner needs --{name}."

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from apache_beam.options.pipeline_options import GoogleCloudOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2 as protos
 from apache_beam.runners.dataflow.internal import apiclient
+from apache_beam.runners.worker.data_sampler import DataSampler
 
 from pipeline.options import parse_options
 from tests.pipeline.conftest import IMAGE, BuildJob, launcher_arguments
@@ -120,6 +121,15 @@ def test_nothing_of_the_main_module_is_sent_to_the_workers(job: Any) -> None:
 def test_state_and_shuffle_are_streaming_engines(job: Any) -> None:
     experiments = set(environment(job).experiments)
     assert {"enable_streaming_engine", "enable_windmill_service"} <= experiments
+
+
+def test_what_a_step_fails_on_is_not_copied_to_a_bucket(job: Any) -> None:
+    always = [f"{what}_always_on_exception_sampling" for what in ("enable", "disable")]
+    assert always[1] in environment(job).experiments
+    # Dataflow enables it; what a worker makes of both.
+    worker = PipelineOptions([f"--experiments={','.join(always)}"])
+    assert DataSampler.create(worker) is None
+    assert DataSampler.create(PipelineOptions([f"--experiments={always[0]}"])) is not None
 
 
 def test_the_job_bears_its_name_its_labels_and_its_workers_account(job: Any) -> None:

@@ -137,6 +137,9 @@ REFUSED_IN_A_STREAM = [
     (["--rebuild_days=3", "--dry_run=True"], "--rebuild_days"),
     (["--rebuild_days=3", "--update"], "--rebuild_days"),
     ([*CLOUD, "--metrics_file=m.json"], "--metrics_file"),
+    # What would show a patient's data.
+    ([*CLOUD, "--enable_hot_key_logging"], "--enable_hot_key_logging"),
+    ([*CLOUD, "--experiments=enable_data_sampling"], "enable_data_sampling"),
 ]
 
 
