@@ -2,10 +2,10 @@
 
 from apache_beam.runners.worker.bundle_processor import OutputTimer
 from apache_beam.transforms.userstate import BaseTimer
-from apache_beam.transforms.window import GlobalWindow
-from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.timestamp import MAX_TIMESTAMP, Duration, Timestamp
 
-_END = GlobalWindow().max_timestamp()
+# After all time, as Beam's Java says it: an earlier one, such as the end of the window, holds a drain up.
+_NEVER = MAX_TIMESTAMP + Duration(micros=1000)
 
 
 def set_without_hold(timer: BaseTimer, time_us: int) -> None:
@@ -17,5 +17,5 @@ def set_without_hold(timer: BaseTimer, time_us: int) -> None:
     the job would seem to be days behind.
     """
     if isinstance(timer, OutputTimer):
-        timer._input_timestamp = _END
+        timer._input_timestamp = _NEVER
     timer.set(Timestamp(micros=time_us))
