@@ -44,6 +44,17 @@ NUDGES = "nudges"
 REVIEWS = "reviews"
 
 
+# Many times what four weeks of one patient make. What Dataflow cannot commit (180 MB with all else) would
+# fail again and again, and stop the stream.
+_MOST_STATE_BYTES = 16 * 1024 * 1024
+# Of a patient, so that replays count: many times what a day of exercise makes.
+_REMEMBERED_FAILURES = 2**12
+
+
+class StateTooLargeError(Exception):
+    """A patient's state has no room for an event."""
+
+
 class Projection(beam.PTransform[Any, Any]):
     """(PCollection of EventChunk, …) → outputs named after the tables, NUDGES, REVIEWS, DEAD_LETTERS."""
 
@@ -147,6 +158,7 @@ class Project(beam.DoFn):
             kept.state = before
             if event.kind != REVIEW:
                 kept.failed.append(name_of(event))
+                del kept.failed[:-_REMEMBERED_FAILURES]
             if not self._bounded:
                 kept.wake_at(kept.due_us or _forgotten_us(step, kept), step)
             kept.write(step.cell)
@@ -157,6 +169,8 @@ class Project(beam.DoFn):
         cause = advance.take(self._projector, state, step.patient_id, events, step.now_us)
         self._project(state, cause, step.now_us, advance.output)
         self._keep(step, kept, state)
+        if kept.state and len(kept.state) > _MOST_STATE_BYTES:
+            raise StateTooLargeError
         if state.held_until_us:
             step.catch_up.set(Timestamp(micros=state.held_until_us))
         return advance.outputs()

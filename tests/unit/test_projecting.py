@@ -8,8 +8,10 @@ import pytest
 from apache_beam.utils.timestamp import Timestamp
 
 from tests.releases.recording import Cell
+from transforms import projecting
 from transforms.adherence import Adherence
 from transforms.coders import pack
+from transforms.dead_letters import PROJECTION_FAILED
 from transforms.events import Event, parse_event
 from transforms.message import Message
 from transforms.projecting import Project, _Kept
@@ -17,6 +19,7 @@ from transforms.projection import Cause, Output, Settings
 from transforms.quality import Quality, QualityState
 from transforms.times import DAY_US, MICROS, MINUTE_US, to_rfc3339
 from transforms.validation import DEAD_LETTERS
+from transforms.work_queue import WorkQueue, WorkQueueState
 
 # Midnight.
 START_US = 1_772_409_600 * MICROS
@@ -140,3 +143,40 @@ def test_what_fails_late_leaves_the_state_as_it_was() -> None:
     assert [output.value.event_id for output in outputs if output.tag == DEAD_LETTERS] == ["r2", "r3"]
     state = QualityState.decode(_Kept.read(cell).state)
     assert [day.reps for days in state.days.values() for day in days.values()] == [1]
+
+
+def test_an_event_for_which_a_patient_has_no_room_is_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are kept, those that come with it and those that come later."""
+    monkeypatch.setattr(projecting, "_MOST_STATE_BYTES", 100_000)
+    monkeypatch.setattr(projecting, "_REMEMBERED_FAILURES", 1)
+
+    def alert(name: str, size: int) -> Event:
+        content = {"event_id": name, "kind": "alert", "subject_id": "p1"}
+        body = {"alert_type": "fall", "context": {"note": "x" * size}}
+        return parse_event(content | {"body": body}, Message(b"", {}, "s", "m", START_US), START_US)
+
+    cell, timer = Cell(), Timer()
+    project = Project(WorkQueue(Settings()), False, None, dict, Clock())
+    project.setup()
+    large = [alert(f"a{number}", 15_000) for number in range(8)]
+    outputs = project.process(("p1", pack([*large, alert("small", 10)])), cell, timer, Timer())
+    letters = [output.value for output in outputs if output.tag == DEAD_LETTERS]
+    assert {(letter.reason, letter.error) for letter in letters} == {
+        (PROJECTION_FAILED, "event: StateTooLargeError in the projection")
+    }
+    assert [letter.event_id for letter in letters] == ["a6", "a7"]
+    outputs = project.process(("p1", pack([alert("later", 10)])), cell, timer, Timer())
+    assert [output.tag for output in outputs] == ["work_queue"]
+    kept = _Kept.read(cell)
+    assert list(WorkQueueState.decode(kept.state).items) == [
+        "a0",
+        "a1",
+        "a2",
+        "a3",
+        "a4",
+        "a5",
+        "small",
+        "later",
+    ]
+    # Nor is there room for the names of all that ever failed.
+    assert kept.failed == ["item a7"]
