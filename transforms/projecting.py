@@ -169,7 +169,7 @@ class Project(beam.DoFn):
         cause = advance.take(self._projector, state, step.patient_id, events, step.now_us)
         self._project(state, cause, step.now_us, advance.output)
         self._keep(step, kept, state)
-        if kept.state and len(kept.state) > _MOST_STATE_BYTES:
+        if kept.state and len(kept.state) > _MOST_STATE_BYTES and not _only_consents(events):
             raise StateTooLargeError
         if state.held_until_us:
             step.catch_up.set(Timestamp(micros=state.held_until_us))
@@ -311,6 +311,11 @@ class _Kept(msgspec.Struct, array_like=True):
             return new
 
         return admits
+
+
+def _only_consents(events: list[Event]) -> bool:
+    """For a patient's will there is always room."""
+    return all(event.kind == "consent" for event in events)
 
 
 def _forgotten_us(step: _Step, kept: _Kept) -> int:

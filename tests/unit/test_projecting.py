@@ -180,3 +180,18 @@ def test_an_event_for_which_a_patient_has_no_room_is_a_dead_letter(monkeypatch: 
     ]
     # Nor is there room for the names of all that ever failed.
     assert kept.failed == ["item a7"]
+
+
+def test_for_a_consent_there_is_always_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell()
+    project = Project(Adherence(Settings()), False, None, dict, Clock())
+    project.setup()
+    project.process(("p1", pack([session(START_US)])), cell, Timer(), Timer())
+    monkeypatch.setattr(projecting, "_MOST_STATE_BYTES", 1)
+    content = {"event_id": "c1", "kind": "consent", "subject_id": "p1", "body": {"granted": False}}
+    consent = parse_event(content, Message(b"", {}, "s", "m", START_US), START_US)
+    outputs = project.process(("p1", pack([session(START_US + 1), consent])), cell, Timer(), Timer())
+    (letter,) = [output.value for output in outputs if output.tag == DEAD_LETTERS]
+    assert letter.event_kind == "exercise_session"
+    rows = [json.loads(output.value.body) for output in outputs if output.tag == "adherence"]
+    assert [row["visible"] for row in rows] == [False]
