@@ -10,7 +10,8 @@ from benchmarks.phases import SCENARIOS
 
 _PATIENCE_SECONDS = 120.0
 _LATENCY = "rehab_tracking.broadway.event_to_write_ms"
-_EVENTS = ("processed", "withheld", "too_late", "dead_letter")
+_OUTCOMES = ("processed", "withheld", "too_late", "dead_letter")
+_DUPLICATES = ("duplicate",)
 
 
 def drive(scenario: str, url: str, token: str, seconds: float | None = None) -> int:
@@ -47,7 +48,8 @@ def report(before: dict[str, Any], accepted: int, url: str, token: str) -> int:
     print(f"accepted by the API        {accepted:10,} events")
     print(f"came out of the pipeline   {seen:10,} events")
     # Each event sent has an id of its own.
-    print(f"delivered again, dropped   {events(now, 'duplicate') - events(before, 'duplicate'):10,} events")
+    again = events(now, _DUPLICATES) - events(before, _DUPLICATES)
+    print(f"delivered again, dropped   {again:10,} events")
     print(f"written to BigQuery        {rows:10,} rows, published to written {latency:,.0f} ms on average")
     print(f"all of it written          {time.monotonic() - began:10.1f} s after the last request")
     print(f"the pipeline is {now['status']}", *now["reasons"])
@@ -71,9 +73,9 @@ def status(url: str, token: str) -> dict[str, Any]:
     return content
 
 
-def events(told: dict[str, Any], *outcomes: str) -> int:
-    """Events that have come out of the pipeline somewhere, or to one of these ends."""
-    prefixes = tuple(f"rehab_tracking.broadway.event.{outcome}" for outcome in outcomes or _EVENTS)
+def events(told: dict[str, Any], outcomes: tuple[str, ...] = _OUTCOMES) -> int:
+    """Events that have come to one of these ends."""
+    prefixes = tuple(f"rehab_tracking.broadway.event.{outcome}" for outcome in outcomes)
     counters = told["metrics"]["counters"].items()
     return sum(count["total"] for name, count in counters if name.startswith(prefixes))
 

@@ -43,7 +43,6 @@ _LOGGER = logging.getLogger(__name__)
 NUDGES = "nudges"
 REVIEWS = "reviews"
 
-
 # Many times what four weeks of one patient make. What Dataflow cannot commit (180 MB with all else) would
 # fail again and again, and stop the stream.
 _MOST_STATE_BYTES = 16 * 1024 * 1024

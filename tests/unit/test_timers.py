@@ -27,7 +27,7 @@ UNTIL_MS = START_MS + DAY_US // 1000
 CODER = _TimerCoder(StrUtf8Coder(), GlobalWindowCoder()).get_impl()
 
 
-class Told:
+class WorkersTimer:
     """One of a worker's own timers for the key `p1`, at an element of `START_US`."""
 
     def __init__(self, domain: str) -> None:
@@ -52,15 +52,15 @@ class Told:
 
 def test_beam_holds_the_watermark_for_a_timer_in_processing_time() -> None:
     """If it does not any more, `transforms/timers.py` has no purpose."""
-    told = Told(TimeDomain.REAL_TIME)
-    told.timer.set(Timestamp(micros=UNTIL_MS * 1000))
-    assert told.fire_and_hold_ms == (UNTIL_MS, START_MS)
+    set_by_beam = WorkersTimer(TimeDomain.REAL_TIME)
+    set_by_beam.timer.set(Timestamp(micros=UNTIL_MS * 1000))
+    assert set_by_beam.fire_and_hold_ms == (UNTIL_MS, START_MS)
 
 
 @pytest.mark.parametrize("projector", [kind for kind, _ in PROJECTORS.values()])
 def test_a_patients_wake_up_does_not_hold_back_the_watermark(projector: type[Projector[Any]]) -> None:
     """But what a rebuild holds back does, until the moment that it waits for."""
-    wake_up, catch_up = Told(TimeDomain.REAL_TIME), Told(TimeDomain.WATERMARK)
+    wake_up, catch_up = WorkersTimer(TimeDomain.REAL_TIME), WorkersTimer(TimeDomain.WATERMARK)
     project = Project(
         projector(Settings()), False, Rebuild(0, UNTIL_MS * 1000), dict, lambda: START_MS / 1000
     )
