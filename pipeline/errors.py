@@ -3,8 +3,16 @@
 from google.api_core.exceptions import Forbidden, NotFound
 
 
+class OptionsError(ValueError):
+    """Options that do not work, alone or together; the message is one sentence for the operator."""
+
+
 class OperatorError(Exception):
     """Something outside the program is not as it must be; the message is one sentence about it."""
+
+
+class InputFileError(OperatorError):
+    """An input file cannot be read to its end; the sentence names it."""
 
 
 def refusal(error: Exception) -> str:

@@ -4,9 +4,12 @@ Every step has an explicit name. Operators see these names, and a running job ca
 while they stay: a recording of each release holds them (tests/releases).
 """
 
+from collections.abc import Sequence
+
 import apache_beam as beam
 from apache_beam import coders
 
+from pipeline.files import InputFile
 from pipeline.options import RehabOptions, runner_name
 from pipeline.rebuild import Memories, planned_rebuild
 from pipeline.sinks import WriteNudges, WriteTable
@@ -34,14 +37,14 @@ DIRECT_SHARDS = 512
 SHARDS = 2**24
 
 
-def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
-    """Adds every step to the pipeline, as checked options say."""
+def build(pipeline: beam.Pipeline, options: RehabOptions, files: Sequence[InputFile] = ()) -> None:
+    """Adds every step to the pipeline, as checked options say; `files` are what a bounded run reads."""
     settings, bounded = options.settings(), options.is_bounded
     rebuild = planned_rebuild(options)
     memories = Memories(options.dataset, rebuild) if options.dataset and not bounded else dict
     shards = DIRECT_SHARDS if runner_name(options).endswith("DirectRunner") else SHARDS
 
-    messages = pipeline | "Read" >> ReadMessages(options)
+    messages = pipeline | "Read" >> ReadMessages(options, files)
 
     valid = messages | "Validate" >> tagged(Validate(), OUTPUTS)
 

@@ -2,36 +2,58 @@
 
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import TestOptions
 from apache_beam.runners.runner import PipelineResult
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
-from pipeline.errors import OperatorError, refusal
+from pipeline.errors import InputFileError, OperatorError, OptionsError, refusal
+from pipeline.files import InputFile, find_files
 from pipeline.graph import build
 from pipeline.metrics_file import MetricsFile
-from pipeline.options import OptionsError, RehabOptions, parse_options, runner_name
+from pipeline.options import RehabOptions, parse_options, runner_name
 from pipeline.preflight import check, watched
 from pipeline.processes import Interruption, Stopped
 from pipeline.rebuild import seek
+from pipeline.results import refuse_results, results_folder
 from pipeline.runners import runner_for
 
 _LOGGER = logging.getLogger(__name__)
 
+_STOPPED = "Stopped; what was not finished will be delivered again."
+_STOPPED_OVER_FILES = "Stopped; nothing is written."
+_STOPPED_INTO_TABLES = "Stopped; rows that BigQuery has taken stay, and another run writes them all."
+# What a file's fault looks like when it comes out of a worker: in another process, in its traceback.
+_FILE_FAULT = re.compile(
+    r"^(?:pipeline\.errors\.InputFileError: )?(The input file .+?)(?: \[while .*)?$", re.MULTILINE
+)
+
 
 def launch(options: RehabOptions) -> PipelineResult:
-    """Builds and starts the job of checked options. Raises OptionsError for what only Beam can tell."""
+    """Builds and starts the job of checked options.
+
+    Raises OptionsError for files that cannot be read, and for what only Beam can tell.
+    """
     pipeline = _empty_pipeline(options)
-    build(pipeline, options)
+    build(pipeline, options, _input_files(options))
     if runner_name(options).endswith("DirectRunner"):
         check(options)
     if options.rebuild_days:
         seek(options)
     return pipeline.run()
+
+
+def _input_files(options: RehabOptions) -> list[InputFile]:
+    if options.view_as(TestOptions).dry_run:
+        # The graph alone is wanted, without a look at the network.
+        return [InputFile(pattern, None) for pattern in options.input_patterns]
+    return find_files("--input_files", options.input_patterns)
 
 
 def _empty_pipeline(options: RehabOptions) -> beam.Pipeline:
@@ -43,29 +65,54 @@ def _empty_pipeline(options: RehabOptions) -> beam.Pipeline:
         raise OptionsError(sentence.rstrip(".") + ".") from None
 
 
-def run(options: RehabOptions) -> None:
-    """Runs the job; where that is the runner's way (Dataflow), only until it is submitted."""
-    result = launch(options)
-    if not runner_name(options).endswith("DirectRunner"):
-        return
+def run(options: RehabOptions, held: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+    """Runs the job; where that is the runner's way (Dataflow), only until it is submitted.
+
+    `held` keeps signals back during a block.
+    """
     with ExitStack() as stack:
+        is_direct = runner_name(options).endswith("DirectRunner")
+        if options.output_dir and is_direct:
+            folder = results_folder(options.output_dir, options.overwrite, held)
+            options.output_dir = stack.enter_context(folder)
+        elif options.output_dir:
+            refuse_results(options.output_dir)
+        result = launch(options)
+        if not is_direct:
+            return
         if options.metrics_file:
             stack.enter_context(MetricsFile(options.metrics_file, options, result))
             stack.enter_context(watched(options))
         result.wait_until_finish()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; 2 for options that do not work, 1 for a job that fails, 128 + its number for a signal."""
+def main(
+    arguments: Sequence[str] | None = None,
+    held: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> int:
+    """The command; 2 for options that do not work, 1 for a job that fails, 128 + its number for a signal.
+
+    `held` keeps signals back during a block.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stopped = _STOPPED
     try:
-        run(parse_options(sys.argv[1:] if arguments is None else arguments))
+        options = parse_options(sys.argv[1:] if arguments is None else arguments)
+        if options.is_bounded:
+            stopped = _STOPPED_OVER_FILES if options.output_dir else _STOPPED_INTO_TABLES
+        run(options, held)
     except OptionsError as error:
         print(f"pipeline.main: {error}", file=sys.stderr)
         return 2
     except Stopped as stop:
-        _LOGGER.info("Stopped; what was not finished will be delivered again.")
+        _LOGGER.info(stopped)
         return 128 + stop.signum
+    except (InputFileError, RuntimeError) as error:
+        fault = _FILE_FAULT.search(str(error))
+        if fault is None:
+            raise
+        print(f"pipeline.main: {fault[1]}", file=sys.stderr)
+        return 1
     except OperatorError as error:
         print(f"pipeline.main: {error}", file=sys.stderr)
         return 1
@@ -76,8 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command() -> None:
-    Interruption()
-    status = main()
+    status = main(held=Interruption().held)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,7 +1,6 @@
 """Every option of the pipeline, declared once, and the checks before anything runs."""
 
 import argparse
-import glob
 import os
 import re
 import time
@@ -22,6 +21,8 @@ from apache_beam.options.pipeline_options import (
     _BeamArgumentParser,
 )
 
+from pipeline.errors import OptionsError as OptionsError
+from pipeline.files import usable_path
 from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
 from transforms.consent import CONSENT_MODES
 from transforms.policy import Policy, policy_from
@@ -37,10 +38,6 @@ _DATA_SAMPLING = "enable_data_sampling"
 
 # Pub/Sub keeps messages for 31 days at the most.
 MAX_REBUILD_DAYS = 31
-
-
-class OptionsError(ValueError):
-    """Options that do not work, alone or together; the message is one sentence for the operator."""
 
 
 class RehabOptions(PipelineOptions):
@@ -68,6 +65,11 @@ class RehabOptions(PipelineOptions):
         sink.add_argument("--nudge_topic", help="Pub/Sub topic for nudges, projects/PROJECT/topics/NAME.")
         sink.add_argument(
             "--output_dir", help="For a bounded run: directory for <table>*.jsonl and nudges*.jsonl."
+        )
+        sink.add_argument(
+            "--overwrite",
+            action="store_true",
+            help="Replace the results of an earlier run in --output_dir; no other file there is touched.",
         )
         shape = parser.add_argument_group("parallelism and batches")
         shape.add_argument(
@@ -236,9 +238,6 @@ def _source_problems(options: RehabOptions) -> Iterator[str]:
 def _file_problems(options: RehabOptions) -> Iterator[str]:
     if not options.input_patterns:
         yield "--input_files names no file."
-    for pattern in options.input_patterns:
-        if "://" not in pattern and not glob.glob(pattern, recursive=True):
-            yield f"--input_files: no file matches {pattern}."
 
 
 def _subscription_problems(options: RehabOptions) -> Iterator[str]:
@@ -258,6 +257,8 @@ def _sink_problems(options: RehabOptions) -> Iterator[str]:
         yield "There is nowhere to write: give --dataset, or --output_dir with --input_files."
     if options.output_dir and not options.is_bounded:
         yield "--output_dir needs --input_files: a stream writes to --dataset."
+    if options.overwrite and not options.output_dir:
+        yield "--overwrite needs --output_dir."
     if options.nudge_topic and options.is_bounded:
         yield "--nudge_topic cannot go with --input_files: a bounded run writes nudges to --output_dir."
     if not options.nudge_topic and not options.is_bounded:
@@ -295,6 +296,8 @@ def _runner_problems(options: RehabOptions) -> Iterator[str]:
         yield "--rebuild_days cannot go with --dry_run: the subscriptions would really be sought back."
     if options.metrics_file and not runner.endswith("DirectRunner"):
         yield "--metrics_file needs the DirectRunner: other runners have metrics services of their own."
+    if options.overwrite and not runner.endswith("DirectRunner"):
+        yield "--overwrite needs the DirectRunner: elsewhere results would go before new ones come."
     if runner.endswith("DataflowRunner"):
         yield from _dataflow_problems(options)
 
@@ -323,6 +326,7 @@ def _dataflow_problems(options: RehabOptions) -> Iterator[str]:
 def _policy(path: str | None) -> Policy:
     if not path:
         return Policy()
+    path = usable_path("--policy_config", path)
     try:
         with FileSystems.open(path) as file:
             return policy_from(yaml.safe_load(file.read().decode()))

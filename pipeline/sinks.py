@@ -3,11 +3,12 @@
 import os
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import apache_beam as beam
 from apache_beam.coders import BytesCoder
 from apache_beam.io import WriteToPubSub, WriteToText
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
@@ -18,6 +19,7 @@ from pipeline.bigquery import TableWriter
 from pipeline.clients import publisher
 from pipeline.options import RehabOptions, runner_name
 from pipeline.provision import TABLES
+from pipeline.results import unfinished_path
 from transforms.batching import Batch, newest_versions
 from transforms.chunks import NudgeChunk
 from transforms.dead_letters import WRITE_REJECTED, DeadLetter
@@ -45,7 +47,7 @@ class WriteTable(beam.PTransform[Any, Any]):
     def expand(self, rows: beam.PCollection[Row]) -> beam.PCollection[DeadLetter]:
         options, table = self._options, self._table
         if options.output_dir:
-            (rows,) | WriteLines(os.path.join(options.output_dir, table))
+            (rows,) | WriteLines(os.path.join(options.output_dir, table), _is_direct(options))
         if not options.dataset:
             return rows.pipeline | "None refused" >> beam.Create([])
         timeout = options.batch_timeout_ms / 1000
@@ -120,17 +122,45 @@ class WriteBatch(beam.DoFn):
 class WriteLines(beam.PTransform[Any, Any]):
     """(PCollection of Row or NudgeChunk, …) → a line of `<prefix>*.jsonl` for each row or nudge."""
 
-    def __init__(self, prefix: str) -> None:
-        """`prefix` is of any file system that Beam knows."""
+    def __init__(self, prefix: str, in_process: bool) -> None:
+        """`prefix` is of any file system that Beam knows; `in_process`: the DirectRunner runs it."""
         super().__init__()
         self._prefix = prefix
+        self._in_process = in_process
 
     def expand(self, written: Any) -> Any:
         lines = [
             each | f"Lines {number}" >> beam.ParDo(_JoinLines()).with_output_types(bytes)
             for number, each in enumerate(written, start=1)
         ]
-        return together(lines, bytes) | "Files" >> WriteToText(self._prefix, ".jsonl", coder=BytesCoder())
+        written_lines = together(lines, bytes)
+        if self._in_process:
+            return written_lines | "Files" >> beam.ParDo(WriteFile(self._prefix))
+        return written_lines | "Files" >> WriteToText(self._prefix, ".jsonl", coder=BytesCoder())
+
+
+class WriteFile(beam.DoFn):
+    """Lines → nothing: writes those of a bundle to a file of its own, for `results_folder` to name.
+
+    For the DirectRunner, where no bundle is run twice. Beam's own write takes its path for a pattern when it
+    moves its files, and leaves them behind when the run is stopped.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        """`prefix` is a folder and the name of the results."""
+        self._prefix = prefix
+
+    def start_bundle(self) -> None:
+        self._file: BinaryIO | None = None
+
+    def process(self, lines: bytes) -> None:
+        if self._file is None:
+            self._file = FileSystems.create(unfinished_path(self._prefix))
+        self._file.write(lines + b"\n")
+
+    def finish_bundle(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 class _JoinLines(beam.DoFn):
@@ -168,10 +198,10 @@ class WriteNudges(beam.PTransform[Any, Any]):
             # Not joined first: in several processes, all nudges would pass through the runner's.
             for projection, source in sources.items():
                 prefix = os.path.join(options.output_dir, f"nudges-{projection}")
-                (source,) | f"Of {projection}" >> WriteLines(prefix)
+                (source,) | f"Of {projection}" >> WriteLines(prefix, _is_direct(options))
             return
         nudges = together(tuple(sources.values()), NudgeChunk)
-        if options.nudge_topic and runner_name(options).endswith("DirectRunner"):
+        if options.nudge_topic and _is_direct(options):
             nudges | "Publish" >> beam.ParDo(PublishNudges(options.nudge_topic))
         elif options.nudge_topic:
             (
@@ -179,6 +209,10 @@ class WriteNudges(beam.PTransform[Any, Any]):
                 | "To messages" >> beam.FlatMap(nudge_messages)
                 | "Publish" >> WriteToPubSub(options.nudge_topic, with_attributes=True)
             )
+
+
+def _is_direct(options: RehabOptions) -> bool:
+    return runner_name(options).endswith("DirectRunner")
 
 
 class _Outgoing(PubsubMessage):

@@ -2,20 +2,24 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import apache_beam as beam
 from apache_beam.io import ReadFromPubSub
-from apache_beam.io.fileio import MatchAll
-from apache_beam.io.filesystem import CompressionTypes, FileMetadata
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
+from google.api_core.exceptions import GoogleAPIError
 from google.pubsub_v1.types import PubsubMessage
 from msgspec.structs import replace
 
+from pipeline.compression import DAMAGE, decompressed, is_compressed
+from pipeline.errors import InputFileError
+from pipeline.files import InputFile
 from pipeline.options import RehabOptions, runner_name
 from transforms.message import PUBLISH_ID_ATTRIBUTE, Message
 from transforms.times import MICROS
@@ -31,16 +35,17 @@ _GATHERED_BYTES = 4 * 1024 * 1024
 
 
 class ReadMessages(beam.PTransform[Any, Any]):
-    """PBegin → [Message, …], from the subscriptions or the files that the options name."""
+    """PBegin → [Message, …], from the subscriptions that the options name, or from files."""
 
-    def __init__(self, options: RehabOptions) -> None:
-        """With checked options."""
+    def __init__(self, options: RehabOptions, files: Sequence[InputFile]) -> None:
+        """With checked options; `files` are what a bounded run reads."""
         super().__init__()
         self._options = options
+        self._files = files
 
     def expand(self, pipeline: beam.pvalue.PBegin) -> beam.PCollection[Any]:
         if self._options.is_bounded:
-            return pipeline | "Read files" >> ReadFiles(self._options.input_patterns)
+            return pipeline | "Read files" >> ReadFiles(self._files)
         messages = [
             _read(pipeline, role, subscription, self._options)
             for role, subscription in self._options.subscriptions.items()
@@ -150,28 +155,26 @@ class _Date(beam.DoFn):
 class ReadFiles(beam.PTransform[Any, Any]):
     """PBegin → [Message, …]: one for each line that is not blank, published when it is read."""
 
-    def __init__(self, patterns: list[str]) -> None:
-        """`patterns` are paths or globs of any file system that Beam knows."""
+    def __init__(self, files: Sequence[InputFile]) -> None:
+        """`files` are on any file system that Beam knows."""
         super().__init__()
-        self._patterns = patterns
+        self._files = files
 
     def expand(self, pipeline: beam.pvalue.PBegin) -> beam.PCollection[list[Message]]:
         return (
             pipeline
-            | "Patterns" >> beam.Create(self._patterns)
-            | "Match" >> MatchAll()
-            | "Parts" >> beam.FlatMap(_parts).with_output_types(tuple[str, int, int])
+            | "Files" >> beam.Create(self._files)
+            | "Parts" >> beam.FlatMap(file_parts).with_output_types(tuple[str, int, int])
             | "Spread" >> beam.Reshuffle()
             | "Lines" >> _giving_chunks(ReadLines())
         )
 
 
-def _parts(file: FileMetadata) -> list[tuple[str, int, int]]:
-    """(path, begin, end) of parts that can be read side by side, in bytes; what is compressed is one."""
-    path, size = file.path, file.size_in_bytes
-    if CompressionTypes.detect_compression_type(path) != CompressionTypes.UNCOMPRESSED:
-        return [(path, 0, sys.maxsize)]
-    return [(path, begin, begin + _PART_BYTES) for begin in range(0, size, _PART_BYTES)]
+def file_parts(file: InputFile) -> list[tuple[str, int, int]]:
+    """(path, begin, end) of parts to read in parallel, in bytes; a compressed file or a pipe is one part."""
+    if file.size is None or is_compressed(file.path):
+        return [(file.path, 0, sys.maxsize)]
+    return [(file.path, begin, begin + _PART_BYTES) for begin in range(0, file.size, _PART_BYTES)]
 
 
 class ReadLines(beam.DoFn):
@@ -182,25 +185,64 @@ class ReadLines(beam.DoFn):
 
     def process(self, part: tuple[str, int, int]) -> Iterator[list[Message]]:
         path, begin, end = part
-        with FileSystems.open(path) as file:
-            at = begin
-            if begin:
-                # A line that begins before is another part's; its end may be the byte before this part.
-                file.seek(begin - 1)
-                at += len(file.readline()) - 1
+        with _opened(path) as file:
+            at = _first_line(file, path, begin)
             rest = b""
-            while at < end and (block := file.read(_BLOCK_BYTES)):
+            blocks = _blocks(file, path)
+            while at < end and (block := next(blocks, b"")):
                 rest += block
                 # The line in which the part ends is this part's.
                 cut = rest.rfind(b"\n") if at + len(rest) < end else rest.find(b"\n", end - at - 1)
                 if cut >= 0:
-                    yield _messages(path, rest[:cut])
+                    yield _messages(path, rest[:cut], at)
                     at, rest = at + cut + 1, rest[cut + 1 :]
             if rest and at < end:
-                yield _messages(path, rest)
+                yield _messages(path, rest, at)
 
 
-def _messages(path: str, lines: bytes) -> list[Message]:
+def _opened(path: str) -> BinaryIO:
+    try:
+        return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    except (OSError, GoogleAPIError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _first_line(file: BinaryIO, path: str, begin: int) -> int:
+    """Where the first line begins that begins in a part; the file is left there."""
+    if not begin:
+        return 0
+    try:
+        # A line that begins before is another part's; its end may be the byte before this part.
+        file.seek(begin - 1)
+        return begin - 1 + len(file.readline())
+    except (OSError, GoogleAPIError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _blocks(file: BinaryIO, path: str) -> Iterator[bytes]:
+    """What follows in the file, decompressed, in blocks of which none is empty."""
+    try:
+        if is_compressed(path):
+            yield from filter(None, decompressed(file, path))
+        else:
+            yield from iter(lambda: file.read(_BLOCK_BYTES), b"")
+    except EOFError:
+        raise InputFileError(f"The input file {path} is truncated: its compressed data ends early.") from None
+    except (*DAMAGE, GoogleAPIError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str, error: Exception) -> InputFileError:
+    if is_compressed(path) and isinstance(error, DAMAGE) and getattr(error, "strerror", None) is None:
+        return InputFileError(f"The input file {path} is damaged: it is not what its name says.")
+    cause = getattr(error, "strerror", None) or type(error).__name__
+    return InputFileError(f"The input file {path} cannot be read ({cause}).")
+
+
+def _messages(path: str, lines: bytes, at: int) -> list[Message]:
+    """The messages of whole lines that begin at a place in the file."""
+    # Spreadsheets and editors put a byte order mark at a file's start; it is no part of the first event.
+    text = lines if at else lines.removeprefix(BOM_UTF8)
     now_us = int(time.time() * MICROS)
-    stripped = (line.removesuffix(b"\r") for line in lines.split(b"\n"))
+    stripped = (line.removesuffix(b"\r") for line in text.split(b"\n"))
     return [Message(line, {}, path, "", now_us) for line in stripped if line and not line.isspace()]

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
-from apache_beam.io.filesystem import FileMetadata
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import TimestampedValue
 from google.pubsub_v1.types import PubsubMessage
 
 from pipeline import sources
-from pipeline.sources import ReadLines
+from pipeline.files import InputFile
+from pipeline.sources import ReadLines, file_parts
 from transforms.message import Message
 from transforms.times import to_micros
 
@@ -46,7 +46,7 @@ def test_each_line_comes_once_wherever_the_parts_meet(
 def test_a_compressed_file_is_one_part(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl.gz"
     path.write_bytes(gzip.compress(b"\n".join(LINES)))
-    (part,) = sources._parts(FileMetadata(str(path), path.stat().st_size))
+    (part,) = file_parts(InputFile(str(path), path.stat().st_size))
     assert read(path, part[1:]) == WANTED
 
 

@@ -1,0 +1,135 @@
+"""Files on this machine and on Cloud Storage: which paths can be used, and which files a pattern names."""
+
+import glob
+import os
+import re
+import stat
+from collections.abc import Iterable
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import google.auth
+from apache_beam.io.gcp.gcsio import GcsIO
+from google.api_core.exceptions import GoogleAPIError
+from google.auth.exceptions import GoogleAuthError
+
+from pipeline.errors import OptionsError, refusal
+
+CLOUD = "gs://"
+_SCHEME = re.compile(r"([a-z][-a-z0-9+.]*)://", re.IGNORECASE)
+_NO_GLOB = re.compile(r"[^*?\[]*")
+# A local server in place of Cloud Storage; it asks for no credentials.
+_EMULATOR_VARIABLE = "STORAGE_EMULATOR_HOST"
+
+
+class InputFile(NamedTuple):
+    """One file to read. `size` is in bytes, null for a pipe, which can be read only once."""
+
+    path: str
+    size: int | None
+
+
+def usable_path(option: str, path: str) -> str:
+    """The path without `file://`. Raises OptionsError if nothing there can be read or written."""
+    scheme = _SCHEME.match(path)
+    if scheme is None:
+        return path
+    if scheme[1].lower() == "file":
+        return _path_of_url(option, path)
+    if not path.startswith(CLOUD):
+        raise OptionsError(f"{option}: {path} is neither a local path nor on Cloud Storage (gs://…).")
+    if not os.environ.get(_EMULATOR_VARIABLE):
+        _check_credentials(option, path)
+    return path
+
+
+def _path_of_url(option: str, url: str) -> str:
+    path = unquote(url[len("file://") :].removeprefix("localhost"))
+    if not path.startswith("/"):
+        raise OptionsError(f"{option}: {url} is not the URL of a local file: it should begin with file:///.")
+    return path
+
+
+def _check_credentials(option: str, path: str) -> None:
+    # Without any, the client would try again for half a minute.
+    try:
+        google.auth.default()
+    except GoogleAuthError:
+        raise OptionsError(
+            f"{option}: {path} needs Google credentials, and there are none: "
+            "run `gcloud auth application-default login`."
+        ) from None
+
+
+def find_files(option: str, patterns: Iterable[str]) -> list[InputFile]:
+    """The files that paths and patterns name, each once.
+
+    A pattern is one as a shell knows it, on every file system: `*`, `?` and `[…]` stay within a folder and
+    leave out hidden files, and `**` is any number of folders. A path that exists names itself.
+    Raises OptionsError for a pattern that names no file, and for what cannot be read.
+    """
+    found: dict[str, InputFile] = {}
+    for pattern in patterns:
+        path = usable_path(option, pattern)
+        for file in _on_cloud(option, path) if path.startswith(CLOUD) else _on_disk(option, path):
+            found.setdefault(file.path, file)
+    return list(found.values())
+
+
+def _on_disk(option: str, pattern: str) -> list[InputFile]:
+    paths = [pattern] if os.path.lexists(pattern) else sorted(glob.glob(pattern, recursive=True))
+    if not paths:
+        raise OptionsError(f"{option}: no file matches {pattern}.")
+    files = [_file(option, path) for path in paths if not os.path.isdir(path)]
+    if not files:
+        raise _only_folders(option, pattern)
+    return files
+
+
+def _file(option: str, path: str) -> InputFile:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise OptionsError(f"{option}: {path} cannot be read ({error.strerror}).") from None
+    if stat.S_ISFIFO(status.st_mode):
+        return InputFile(path, None)
+    if not stat.S_ISREG(status.st_mode):
+        raise OptionsError(f"{option}: {path} is neither a file nor a pipe.")
+    if not os.access(path, os.R_OK):
+        raise OptionsError(f"{option}: {path} cannot be read (Permission denied).")
+    # A worker is another process, to which /dev/stdin is another file.
+    return InputFile(os.path.realpath(path) if path.startswith(("/dev/", "/proc/")) else path, status.st_size)
+
+
+def _on_cloud(option: str, pattern: str) -> list[InputFile]:
+    bucket = pattern[len(CLOUD) :].partition("/")[0]
+    if not bucket or not _NO_GLOB.fullmatch(bucket):
+        raise OptionsError(f"{option}: {pattern} should name a bucket, gs://BUCKET/….")
+    listed = _objects(option, _NO_GLOB.match(pattern)[0])  # type: ignore[index]
+    named = [file for file in listed if file.path == pattern]
+    if named:
+        return named
+    matches = re.compile(glob.translate(pattern, recursive=True, include_hidden=False)).match
+    files = [file for file in listed if matches(file.path)]
+    if files:
+        return files
+    if any(file.path.startswith(pattern.rstrip("/") + "/") for file in listed):
+        raise _only_folders(option, pattern)
+    raise OptionsError(f"{option}: no file matches {pattern}.")
+
+
+def _objects(option: str, prefix: str) -> list[InputFile]:
+    try:
+        listed = [InputFile(path, size) for path, size in GcsIO().list_files(prefix)]
+    except (GoogleAPIError, GoogleAuthError) as error:
+        raise OptionsError(f"{option}: {prefix} cannot be read ({refusal(error).rstrip('.')}).") from None
+    # An object whose name ends with a slash stands for a folder.
+    return [file for file in listed if not file.path.endswith("/")]
+
+
+def _only_folders(option: str, pattern: str) -> OptionsError:
+    if _NO_GLOB.fullmatch(pattern):
+        return OptionsError(
+            f"{option}: {pattern} is a folder: name its files, such as {pattern.rstrip('/')}/*.jsonl."
+        )
+    return OptionsError(f"{option}: {pattern} matches folders only.")
