@@ -10,10 +10,11 @@ from urllib.parse import unquote
 
 import google.auth
 from apache_beam.io.gcp.gcsio import GcsIO
-from google.api_core.exceptions import GoogleAPIError
+from google.api_core.exceptions import GoogleAPIError, NotFound
 from google.auth.exceptions import GoogleAuthError
+from google.cloud.storage import Client as StorageClient
 
-from pipeline.errors import OptionsError, refusal
+from pipeline.errors import OptionsError
 
 CLOUD = "gs://"
 _SCHEME = re.compile(r"([a-z][-a-z0-9+.]*)://", re.IGNORECASE)
@@ -61,6 +62,29 @@ def _check_credentials(option: str, path: str) -> None:
         ) from None
 
 
+def cloud_storage() -> GcsIO:
+    """Cloud Storage, or the local server in its place."""
+    if os.environ.get(_EMULATOR_VARIABLE):
+        # Beam would first look for credentials for half a minute.
+        return GcsIO(storage_client=StorageClient.create_anonymous_client())
+    return GcsIO()
+
+
+def objects_under(option: str, prefix: str) -> list[InputFile]:
+    """The objects on Cloud Storage whose paths begin with `prefix`.
+
+    Raises OptionsError if they cannot be listed.
+    """
+    try:
+        listed = [InputFile(path, size) for path, size in cloud_storage().list_files(prefix)]
+    except NotFound:
+        raise OptionsError(f"{option}: the bucket of {prefix} does not exist.") from None
+    except (GoogleAPIError, GoogleAuthError) as error:
+        raise OptionsError(f"{option}: {prefix} cannot be read ({type(error).__name__}).") from None
+    # An object whose name ends with a slash stands for a folder.
+    return [file for file in listed if not file.path.endswith("/")]
+
+
 def find_files(option: str, patterns: Iterable[str]) -> list[InputFile]:
     """The files that paths and patterns name, each once.
 
@@ -105,26 +129,19 @@ def _on_cloud(option: str, pattern: str) -> list[InputFile]:
     bucket = pattern[len(CLOUD) :].partition("/")[0]
     if not bucket or not _NO_GLOB.fullmatch(bucket):
         raise OptionsError(f"{option}: {pattern} should name a bucket, gs://BUCKET/….")
-    listed = _objects(option, _NO_GLOB.match(pattern)[0])  # type: ignore[index]
+    listed = objects_under(option, _NO_GLOB.match(pattern)[0])  # type: ignore[index]
     named = [file for file in listed if file.path == pattern]
     if named:
         return named
-    matches = re.compile(glob.translate(pattern, recursive=True, include_hidden=False)).match
+    # `[!x]` at the start of a name would match the dot of a hidden file.
+    visible = re.sub(r"(?<=/)\[!", "[!.", pattern)
+    matches = re.compile(glob.translate(visible, recursive=True, include_hidden=False)).match
     files = [file for file in listed if matches(file.path)]
     if files:
         return files
     if any(file.path.startswith(pattern.rstrip("/") + "/") for file in listed):
         raise _only_folders(option, pattern)
     raise OptionsError(f"{option}: no file matches {pattern}.")
-
-
-def _objects(option: str, prefix: str) -> list[InputFile]:
-    try:
-        listed = [InputFile(path, size) for path, size in GcsIO().list_files(prefix)]
-    except (GoogleAPIError, GoogleAuthError) as error:
-        raise OptionsError(f"{option}: {prefix} cannot be read ({refusal(error).rstrip('.')}).") from None
-    # An object whose name ends with a slash stands for a folder.
-    return [file for file in listed if not file.path.endswith("/")]
 
 
 def _only_folders(option: str, pattern: str) -> OptionsError:

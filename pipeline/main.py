@@ -24,8 +24,6 @@ from pipeline.rebuild import seek
 from pipeline.results import refuse_results, results_folder
 from pipeline.runners import runner_for
 
-_LOGGER = logging.getLogger(__name__)
-
 _STOPPED = "Stopped; what was not finished will be delivered again."
 _STOPPED_OVER_FILES = "Stopped; nothing is written."
 _STOPPED_INTO_TABLES = "Stopped; rows that BigQuery has taken stay, and another run writes them all."
@@ -75,7 +73,7 @@ def run(options: RehabOptions, held: Callable[[], AbstractContextManager[None]] 
         if options.output_dir and is_direct:
             folder = results_folder(options.output_dir, options.overwrite, held)
             options.output_dir = stack.enter_context(folder)
-        elif options.output_dir:
+        elif options.output_dir and not options.view_as(TestOptions).dry_run:
             refuse_results(options.output_dir)
         result = launch(options)
         if not is_direct:
@@ -105,7 +103,7 @@ def main(
         print(f"pipeline.main: {error}", file=sys.stderr)
         return 2
     except Stopped as stop:
-        _LOGGER.info(stopped)
+        print(f"pipeline.main: {stopped}", file=sys.stderr)
         return 128 + stop.signum
     except (InputFileError, RuntimeError) as error:
         fault = _FILE_FAULT.search(str(error))

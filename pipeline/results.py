@@ -10,18 +10,16 @@ from pathlib import Path
 from uuid import uuid4
 
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.io.gcp.gcsio import GcsIO
-from google.api_core.exceptions import GoogleAPIError
-from google.auth.exceptions import GoogleAuthError
 
-from pipeline.errors import OptionsError, refusal
-from pipeline.files import CLOUD, usable_path
+from pipeline.errors import OptionsError
+from pipeline.files import CLOUD, cloud_storage, objects_under, usable_path
 from pipeline.processes import Stopped
 from pipeline.provision import TABLES
 
 # A run writes at least one file of each, so that a reader's pattern always matches.
 NAMES = (*TABLES, "nudges-adherence", "nudges-quality", "nudges-work_queue")
 
+_OPTION = "--output_dir"
 _RESULT = re.compile(rf"(?:{'|'.join(NAMES)})-\d{{5}}-of-\d{{5}}\.jsonl")
 _REMOVE_SECONDS = 10.0
 
@@ -65,18 +63,18 @@ def refuse_results(output_dir: str) -> None:
 
 
 def _usable_folder(output_dir: str) -> str:
-    folder = usable_path("--output_dir", output_dir)
+    folder = usable_path(_OPTION, output_dir)
     if folder.startswith(CLOUD) and re.search(r"[*?\[\]]", folder):
-        raise OptionsError(f"--output_dir: {folder} should not hold any of the characters * ? [ ].")
+        raise OptionsError(f"{_OPTION}: {folder} should not hold any of the characters * ? [ ].")
     if os.path.exists(folder) and not os.path.isdir(folder):
-        raise OptionsError(f"--output_dir: {folder} is a file.")
+        raise OptionsError(f"{_OPTION}: {folder} is a file.")
     return folder.rstrip("/")
 
 
 def _refuse_results(folder: str, overwrite: bool) -> None:
     if not overwrite and (results := _results(folder)):
         raise OptionsError(
-            f"--output_dir: {folder} holds an earlier run's results, such as {results[0]}: "
+            f"{_OPTION}: {folder} holds an earlier run's results, such as {results[0]}: "
             "name another folder, or replace them with --overwrite."
         )
 
@@ -87,17 +85,15 @@ def _results(folder: str) -> list[str]:
 
 def _names(folder: str) -> list[str]:
     """What is in a folder, which need not exist."""
-    if not folder.startswith(CLOUD):
-        try:
-            return os.listdir(folder or "/")
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise OptionsError(f"--output_dir: {folder} cannot be read ({error.strerror}).") from None
+    if folder.startswith(CLOUD):
+        prefix = f"{folder}/"
+        return [file.path.removeprefix(prefix) for file in objects_under(_OPTION, prefix)]
     try:
-        return [path[len(folder) + 1 :] for path in GcsIO().list_files(f"{folder}/")]
-    except (GoogleAPIError, GoogleAuthError) as error:
-        raise OptionsError(f"--output_dir: {folder} cannot be read ({refusal(error).rstrip('.')}).") from None
+        return os.listdir(folder or "/")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise OptionsError(f"{_OPTION}: {folder} cannot be read ({error.strerror}).") from None
 
 
 def _make(folder: str) -> list[Path]:
@@ -109,35 +105,47 @@ def _make(folder: str) -> list[Path]:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionsError(f"--output_dir: {path} cannot be made ({error.strerror}).") from None
+        raise OptionsError(f"{_OPTION}: {path} cannot be made ({error.strerror}).") from None
     return new
 
 
 def _move(unfinished: str, folder: str) -> None:
     """Puts the finished files in place of an earlier run's, if there are any."""
-    _delete([f"{folder}/{name}" for name in _results(folder)])
+    for name in _results(folder):
+        _delete(f"{folder}/{name}")
     written = sorted(_names(unfinished))
     for result in NAMES:
         parts = [name for name in written if re.fullmatch(rf"{result}-[0-9a-f]{{32}}\.jsonl", name)]
         if not parts:
-            FileSystems.create(f"{unfinished}/{result}").close()
-            parts = [result]
+            parts = [f"{result}.jsonl"]
+            FileSystems.create(f"{unfinished}/{parts[0]}").close()
         for number, part in enumerate(parts):
             name = f"{result}-{number:05}-of-{len(parts):05}.jsonl"
-            FileSystems.rename([f"{unfinished}/{part}"], [f"{folder}/{name}"])
+            _rename(f"{unfinished}/{part}", f"{folder}/{name}")
     if not unfinished.startswith(CLOUD):
-        Path(unfinished).rmdir()
+        os.rmdir(unfinished)
 
 
-def _delete(paths: list[str]) -> None:
-    if paths:
-        FileSystems.delete(paths)
+# Not by FileSystems, which takes a path on disk for a pattern.
+def _delete(path: str) -> None:
+    if path.startswith(CLOUD):
+        cloud_storage().delete(path)
+    else:
+        os.remove(path)
+
+
+def _rename(source: str, destination: str) -> None:
+    if source.startswith(CLOUD):
+        cloud_storage().rename(source, destination)
+    else:
+        os.replace(source, destination)
 
 
 def _remove(unfinished: str, made: list[Path]) -> None:
     if unfinished.startswith(CLOUD):
         with suppress(OptionsError):
-            _delete([f"{unfinished}/{name}" for name in _names(unfinished)])
+            for name in _names(unfinished):
+                _delete(f"{unfinished}/{name}")
         return
     # Workers that have not ended yet may still be writing to it.
     deadline = time.monotonic() + _REMOVE_SECONDS

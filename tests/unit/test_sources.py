@@ -50,6 +50,22 @@ def test_a_compressed_file_is_one_part(tmp_path: Path) -> None:
     assert read(path, part[1:]) == WANTED
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 4, 1000])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_byte_order_mark_belongs_to_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, suffix: str
+) -> None:
+    monkeypatch.setattr(sources, "_BLOCK_BYTES", block)
+    path = tmp_path / f"lines.jsonl{suffix}"
+    # Only the first one is the file's: within it is what it is in any text.
+    content = b"\xef\xbb\xbf{}\n\xef\xbb\xbf{}\n"
+    path.write_bytes(gzip.compress(content) if suffix else content)
+    (part,) = file_parts(InputFile(str(path), path.stat().st_size))
+    assert read(path, part[1:]) == [b"{}", b"\xef\xbb\xbf{}"]
+    path.write_bytes(b"\xef\xbb\xbf" if not suffix else gzip.compress(b"\xef\xbb\xbf\n"))
+    assert read(path, part[1:]) == []
+
+
 def test_messages_go_on_together_as_old_as_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "_GATHERED_MESSAGES", 3)
     monkeypatch.setattr(sources, "_GATHERED_BYTES", 10)
