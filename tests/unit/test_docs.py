@@ -78,9 +78,9 @@ def calls() -> list[Call]:
     ]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md"])
 def test_every_link_leads_somewhere(page: str) -> None:
-    broken = {link for link in _LINK.findall(prose(PAGES[page])) if not leads_somewhere(link, page)}
+    broken = {link for link in _LINK.findall(prose(read(page))) if not leads_somewhere(link, page)}
     assert not broken
 
 
@@ -267,3 +267,11 @@ def test_the_contract_is_linked_where_it_is_first_mentioned(page: str) -> None:
     link = re.search(r"\[([^\]]*)\]\([\w./-]*\bcontract\.md(#[\w-]+)?\)", text)
     assert link
     assert link.start() <= mention.start()
+
+
+def test_every_section_that_is_cited_by_number_exists() -> None:
+    texts = [read(path) for path in PATHS if path.endswith((".md", ".py"))]
+    cited = {number for text in texts for number in re.findall(r"contract\.md,\s+(\d(?:\.\d)?)", text)}
+    numbers = {heading.partition(" ")[0] for heading in headings(PAGES["docs/contract.md"])}
+    assert cited
+    assert cited <= numbers
