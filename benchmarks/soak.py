@@ -118,8 +118,8 @@ def table(result: Result) -> str:
         f" is to blame for: {result.failed_letters:,}.",
         "",
         "Lag: events published and not yet accounted for. p95: from publish to written, of the rows since the"
-        " sample before. Memory (resident), handles and threads: the job's process. State: what the contract"
-        " has the job remember (ids for 24 hours, patients' last 28 days), as the runner holds it in memory.",
+        " sample before. Memory (resident), handles and threads: the job's process. State: what the job"
+        " has to remember (ids for 24 hours, patients' last 28 days), as the runner holds it in memory.",
         "",
         "| minute | published | events/s | lag | p95, ms | memory, MiB | state, MiB | handles | threads |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TERRAFORM = ROOT / "templates/terraform"
 FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(TERRAFORM.glob("*.tf"))}
 TEXT = "\n".join(FILES.values())
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DEPLOY = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
 
 
 class Grant(NamedTuple):
@@ -152,10 +152,10 @@ def test_provision_finds_the_views_that_terraform_made() -> None:
     )
 
 
-def test_exactly_the_listed_roles_are_granted_and_the_readme_tells_them() -> None:
+def test_exactly_the_listed_roles_are_granted_and_documented() -> None:
     granted = set(_grants())
     assert granted == GRANTS
-    rows = re.findall(r"^\| `?([\w/-]+)`? \| `(roles/[\w.]+)` \| ([\w ]+) \|", README, re.MULTILINE)
+    rows = re.findall(r"^\| `?([\w/-]+)`? \| `(roles/[\w.]+)` \| ([\w ]+) \|", DEPLOY, re.MULTILINE)
     assert {Grant(*row) for row in rows} == GRANTS
     assert len(rows) == len(GRANTS)
 
@@ -308,11 +308,11 @@ def test_everything_that_is_referred_to_exists_and_nothing_is_left_over() -> Non
     assert set(re.findall(r"\blocal\.(\w+)", TEXT)) == set(LOCALS)
 
 
-def test_every_variable_is_described_and_in_the_readme() -> None:
+def test_every_variable_is_described_and_documented() -> None:
     for name, variable in VARIABLES.items():
         assert variable["description"].endswith("."), name
         assert variable["type"], name
-        assert f"`{name}`" in README, name
+        assert f"`{name}`" in DEPLOY, name
 
 
 def test_versions_are_pinned() -> None:

@@ -1,4 +1,4 @@
-"""What is written about deploying is held to the scripts, to gcloud, and to its own arithmetic."""
+"""The pages on deploying are held to the scripts, to gcloud, and to their own arithmetic."""
 
 import os
 import re
@@ -12,29 +12,23 @@ from string import Template
 import pytest
 
 from tests.gcloud import assert_known
+from tests.support.pages import ROOT, blocks, read, section
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-OPERATING = (ROOT / "templates/OPERATING.md").read_text(encoding="utf-8")
 NAMES = {"PROJECT": "my-project", "REGION": "europe-west3", "BUCKET": "my-bucket"}
-
-_FENCE = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return [body for found, body in _FENCE.findall(text) if found == language]
+DEPLOY = read("docs/deploy.md")
+DATAFLOW = read("docs/dataflow.md")
 
 
 def lines(text: str) -> list[str]:
     return [line.strip() for line in text.replace("\\\n", " ").splitlines() if line.strip()]
 
 
-FIRST_LAUNCH = lines(blocks(README[README.index("\n## Deploy\n") :], "sh")[0])
-COMMANDS = [*FIRST_LAUNCH, *(line for block in blocks(OPERATING, "sh") for line in lines(block))]
+FIRST_LAUNCH = lines(blocks(section(DEPLOY, "First launch"), "sh")[0])
+COMMANDS = [*FIRST_LAUNCH, *(line for block in blocks(DATAFLOW, "sh") for line in lines(block))]
 SCRIPTED = [line for line in COMMANDS if "templates/launch.sh" in line]
 SCRIPTED += [
     code
-    for code in re.findall(r"`(templates/launch\.sh [^`]+)`", OPERATING.replace("\n", " "))
+    for code in re.findall(r"`(templates/launch\.sh [^`]+)`", (DEPLOY + DATAFLOW).replace("\n", " "))
     if "…" not in code
 ]
 OF_GCLOUD = [line for line in COMMANDS if line.startswith("gcloud ")]
@@ -69,16 +63,8 @@ def test_gcloud_knows_what_is_written(line: str, tmp_path: Path) -> None:
 
 
 def test_the_arithmetic_prints_what_is_written() -> None:
-    (program,), (printed,) = blocks(OPERATING, "python"), blocks(OPERATING, "text")
+    (program,), (printed,) = blocks(DATAFLOW, "python"), blocks(DATAFLOW, "text")
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
     assert ran.stdout == printed
-
-
-def test_every_file_and_test_that_is_named_exists() -> None:
-    stated = re.findall(r"`((?:templates|tests)/[\w./]+)(?:::(\w+))?`", OPERATING)
-    assert len(stated) > 4
-    for path, test in stated:
-        assert (ROOT / path).exists(), path
-        assert not test or f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), test
