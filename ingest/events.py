@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from ingest import openapi, telemetry
 from ingest.auth import WRITE_EVENTS, Caller, requires
-from ingest.intake import Accepted, Outgoing, Refused, accept, id_in_batch, message, packed
+from ingest.intake import Accepted, Outgoing, Refused, accept, message, packed
 from ingest.limits import read_body
 from ingest.outbox import Outbox
 from ingest.refusals import RefusedError, field_errors, json_response
@@ -29,7 +29,8 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         pattern="^[!-~]{1,128}$",
-        description="For events without an `event_id`: equal keys make equal ids, so a retry counts once.",
+        description="For events without an `event_id`: equal keys and equal content make equal ids, so a retry"
+        " counts once.",
     ),
 ]
 
@@ -63,9 +64,7 @@ async def post_batch(request: Request, caller: Writer, idempotency_key: Idempote
     """Takes 1 to 1,000 events, each for itself, and answers for each."""
     now_us = _now_us()
     outcomes = [
-        accept(
-            raw, content, now_us, caller, id_in_batch(idempotency_key, content) if idempotency_key else None
-        )
+        accept(raw, content, now_us, caller, idempotency_key)
         for raw, content in _elements(await read_body(request))
     ]
     groups = list(packed(outcome for outcome in outcomes if isinstance(outcome, Accepted)))
