@@ -14,6 +14,7 @@ from ingest.auth import WRITE_EVENTS, Caller, requires
 from ingest.intake import Accepted, Outgoing, Refused, accept, message, packed
 from ingest.limits import read_body
 from ingest.outbox import Outbox
+from ingest.publishing import NotPublishedError
 from ingest.refusals import RefusedError, field_errors, json_response
 from ingest.spool import SpoolDiskError, SpoolFullError
 from transforms.events import FieldError
@@ -29,8 +30,8 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         pattern="^[!-~]{1,128}$",
-        description="For events without an `event_id`: equal keys and equal content make equal ids, so a retry"
-        " counts once.",
+        description="For events without an `event_id`: an equal key and content make an equal id, so that a"
+        " retry counts once.",
     ),
 ]
 
@@ -133,6 +134,12 @@ async def _deliver(outbox: Outbox, outgoing: Outgoing) -> dict[str, Any]:
             "status": 503,
             "error": "unavailable",
             "message": "Neither Pub/Sub nor the queue on disk takes events; try again later.",
+        }
+    except NotPublishedError:
+        return {
+            "status": 503,
+            "error": "unavailable",
+            "message": "Pub/Sub does not take events; try again later.",
         }
     return (
         {"status": 202, "queued": True} if message_id is None else {"status": 201, "message_id": message_id}
