@@ -16,8 +16,8 @@ _DESCRIPTION = """\
 Runs the whole stream on this machine: starts a Pub/Sub and a BigQuery emulator, creates topics and
 tables, starts the streaming job and the HTTP API, feeds the stream with simulated patients, and
 shows what comes out. Ends with the projections, the nudges and the figures in view, and a check
-that every event is accounted for. Needs Python 3.13 and Google's Pub/Sub emulator; nothing leaves
-this machine.
+that every event is accounted for. Uses Google's Pub/Sub emulator where that and Java are installed;
+nothing leaves this machine.
 """
 _EPILOG = """\
 examples:
