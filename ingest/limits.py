@@ -2,6 +2,7 @@
 
 import re
 from email.message import Message
+from functools import lru_cache
 from itertools import accumulate
 
 from starlette.requests import Request
@@ -49,6 +50,8 @@ def _check_type(request: Request) -> None:
         raise _too_large()
 
 
+# Most requests have the same one.
+@lru_cache(maxsize=32)
 def is_json(content_type: str) -> bool:
     """Whether a Content-Type is JSON in UTF-8; parameters other than `charset` do not matter."""
     if len(content_type) > _MAX_TYPE_CHARACTERS:
