@@ -234,7 +234,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-@pytest.mark.parametrize("moment", ["Pub/Sub  ", "provisioned  ", "events/s  lag"])
+@pytest.mark.parametrize("moment", ["Pub/Sub      127.0.0.1", "provisioned  ", "events/s  lag"])
 def test_ctrl_c_ends_everything(tmp_path: Path, runs: list[Run], moment: str) -> None:
     run = Run(tmp_path, "--rate=20", "--seconds=300")
     runs.append(run)
