@@ -45,7 +45,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.verifier = Verifier(settings)
-    app.state.outbox = Outbox(Publisher(settings), Spool(settings.queue_dir, settings.queue_max_mb * _MB))
+    spool = Spool(settings.queue_dir, settings.queue_max_mb * _MB) if settings.queue_dir else None
+    app.state.outbox = Outbox(Publisher(settings), spool)
     app.include_router(events.router)
     app.include_router(health.router)
     status.install(app, settings)

@@ -11,9 +11,10 @@ from starlette.responses import Response
 
 from ingest import openapi, telemetry
 from ingest.auth import WRITE_EVENTS, Caller, requires
-from ingest.intake import Accepted, Outgoing, Refused, accept, id_in_batch, message, packed
+from ingest.intake import Accepted, Outgoing, Refused, accept, message, packed
 from ingest.limits import read_body
 from ingest.outbox import Outbox
+from ingest.publishing import NotPublishedError
 from ingest.refusals import RefusedError, field_errors, json_response
 from ingest.spool import SpoolDiskError, SpoolFullError
 from transforms.events import FieldError
@@ -29,7 +30,8 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         pattern="^[!-~]{1,128}$",
-        description="For events without an `event_id`: equal keys make equal ids, so a retry counts once.",
+        description="For events without an `event_id`: an equal key and content make an equal id, so that a"
+        " retry counts once.",
     ),
 ]
 
@@ -63,9 +65,7 @@ async def post_batch(request: Request, caller: Writer, idempotency_key: Idempote
     """Takes 1 to 1,000 events, each for itself, and answers for each."""
     now_us = _now_us()
     outcomes = [
-        accept(
-            raw, content, now_us, caller, id_in_batch(idempotency_key, content) if idempotency_key else None
-        )
+        accept(raw, content, now_us, caller, idempotency_key)
         for raw, content in _elements(await read_body(request))
     ]
     groups = list(packed(outcome for outcome in outcomes if isinstance(outcome, Accepted)))
@@ -134,6 +134,12 @@ async def _deliver(outbox: Outbox, outgoing: Outgoing) -> dict[str, Any]:
             "status": 503,
             "error": "unavailable",
             "message": "Neither Pub/Sub nor the queue on disk takes events; try again later.",
+        }
+    except NotPublishedError:
+        return {
+            "status": 503,
+            "error": "unavailable",
+            "message": "Pub/Sub does not take events; try again later.",
         }
     return (
         {"status": 202, "queued": True} if message_id is None else {"status": 201, "message_id": message_id}

@@ -21,6 +21,7 @@ async def ready(request: Request) -> Response:
     """Events are taken: by a topic, or at least by the queue."""
     outbox: Outbox = request.app.state.outbox
     state = outbox.readiness()
-    if state["queue"] == "full" and "closed" not in (state["primary"], state["secondary"]):
-        raise RefusedError(503, "not_ready", "Neither topic takes events, and the queue is full.")
+    if not outbox.is_ready():
+        queue = "there is no queue" if state["queue"] == "none" else "the queue is full"
+        raise RefusedError(503, "not_ready", f"Neither topic takes events, and {queue}.")
     return json_response(200, {"status": "ready", **state})

@@ -42,17 +42,18 @@ class Outgoing(NamedTuple):
 
 
 def accept(
-    raw: bytes, content: Any, now_us: int, caller: Caller, event_id: str | None = None
+    raw: bytes, content: Any, now_us: int, caller: Caller, key: str | None = None
 ) -> Accepted | Refused:
     """The event in `content`, decoded from `raw`; `now_us` is the present in microseconds.
 
-    `event_id` is for an event that states none; without it the id comes from the content.
+    The id of an event that states none comes from its content and, if there is one, from the
+    idempotency key.
     """
     if not isinstance(content, dict):
         return Refused(422, [FieldError("event", "Input should be an object")])
     missing = {}
-    if content.get("event_id") is None and event_id is not None:
-        missing["event_id"] = event_id
+    if key is not None and content.get("event_id") is None:
+        missing["event_id"] = _keyed_id(key, content)
     try:
         event = parse_event(content | missing, Message(raw, {}, "", "", now_us), now_us)
     except InvalidEventError as error:
@@ -76,14 +77,9 @@ def _filled_in(payload: bytes, fields: dict[str, str]) -> bytes:
     return payload[:-1] + b"," + orjson.dumps(fields)[1:] if fields else payload
 
 
-def id_in_batch(key: str, content: Any) -> str | None:
-    """The id of a batch's event that states none, under an idempotency key; null for what is no object.
-
-    It depends on the content, not on the place in the batch: so a client may send again, under the
-    same key, only what was refused.
-    """
-    if not isinstance(content, dict):
-        return None
+def _keyed_id(key: str, content: dict[str, Any]) -> str:
+    # The content is part of it, so that a key used for two events loses neither. An event's place in a batch
+    # is not: a client may send again, under the same key, only what was refused.
     return hashlib.blake2b(f"{key} {content_id(content)}".encode(), digest_size=16).hexdigest()
 
 

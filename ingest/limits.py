@@ -1,6 +1,8 @@
 """What a request's body may be, checked before it is parsed."""
 
 import re
+from email.message import Message
+from functools import lru_cache
 from itertools import accumulate
 
 from starlette.requests import Request
@@ -10,6 +12,10 @@ from ingest.refusals import RefusedError
 MAX_BODY_BYTES = 4 * 1024 * 1024
 # Far more than an event needs; what parses it may go 254 levels deep.
 MAX_DEPTH = 128
+
+_UTF_8 = {"utf-8", "utf8"}
+# The parser's time grows with the square of a header's length.
+_MAX_TYPE_CHARACTERS = 1000
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -34,15 +40,34 @@ async def read_body(request: Request) -> bytes:
 
 
 def _check_type(request: Request) -> None:
-    media_type, _, parameters = request.headers.get("content-type", "").lower().partition(";")
-    charset = parameters.strip().partition("charset=")[2].strip('"')
-    if media_type.strip() != "application/json" or charset not in ("", "utf-8"):
+    types = request.headers.getlist("content-type")
+    if not types or not all(map(is_json, types)):
         raise RefusedError(415, "unsupported_media_type", "The body should be application/json in UTF-8.")
-    if request.headers.get("content-encoding", "identity") != "identity":
+    if not all(map(is_identity, request.headers.getlist("content-encoding"))):
         raise RefusedError(415, "unsupported_media_type", "The body should not be compressed.")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > MAX_BODY_BYTES:
         raise _too_large()
+
+
+# Most requests have the same one.
+@lru_cache(maxsize=32)
+def is_json(content_type: str) -> bool:
+    """Whether a Content-Type is JSON in UTF-8; parameters other than `charset` do not matter."""
+    if len(content_type) > _MAX_TYPE_CHARACTERS:
+        return False
+    header = Message()
+    header["Content-Type"] = content_type
+    charsets = [value for name, value in header.get_params([]) if name.lower() == "charset"]
+    return header.get_content_type() == "application/json" and all(
+        isinstance(charset, str) and charset.lower() in _UTF_8 for charset in charsets
+    )
+
+
+def is_identity(content_encoding: str) -> bool:
+    """Whether a Content-Encoding, a list of codings, leaves the body as it is."""
+    # RFC 9110, 5.6.1: an element of a list may be empty.
+    return {coding.strip().lower() for coding in content_encoding.split(",")} <= {"identity", ""}
 
 
 def _too_large() -> RefusedError:

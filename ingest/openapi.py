@@ -82,7 +82,7 @@ class Readiness(BaseModel):
     status: Literal["ready"]
     primary: _Circuit
     secondary: _Circuit
-    queue: Literal["empty", "waiting", "full"]
+    queue: Literal["empty", "waiting", "full", "none"]
 
 
 _RETRY_AFTER = {
@@ -116,7 +116,11 @@ def _write_answers(problem: type[Problem]) -> Answers:
         415: _answer(Problem, "The body is not application/json."),
         422: _answer(problem, "No valid event."),
         429: _answer(problem, "Pub/Sub does not take events, and the queue is full.", **_RETRY_AFTER),
-        503: _answer(problem, "Neither Pub/Sub nor the queue on disk takes events.", **_RETRY_AFTER),
+        503: _answer(
+            problem,
+            "Pub/Sub does not take events, and the queue on disk fails or there is none.",
+            **_RETRY_AFTER,
+        ),
     }
 
 

@@ -1,4 +1,4 @@
-"""How an event leaves: to Pub/Sub, or to the disk until Pub/Sub takes it."""
+"""How an event leaves: to Pub/Sub, or, where there is a durable disk, to the queue until Pub/Sub takes it."""
 
 import asyncio
 import logging
@@ -23,14 +23,16 @@ class Outbox:
     once. The projections do not depend on it.
     """
 
-    def __init__(self, publisher: Publisher, spool: Spool) -> None:
+    def __init__(self, publisher: Publisher, spool: Spool | None) -> None:
+        """Without a spool there is no queue."""
         self._publisher = publisher
         self._spool = spool
         self._drain: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begins to drain what an earlier process left."""
-        self._drain = asyncio.create_task(self._keep_draining())
+        if self._spool:
+            self._drain = asyncio.create_task(self._keep_draining(self._spool))
 
     async def stop(self) -> None:
         """Ends it; what has not been published stays in the queue."""
@@ -38,31 +40,48 @@ class Outbox:
             self._drain.cancel()
             await asyncio.wait([self._drain])
         await asyncio.to_thread(self._publisher.close)
-        await self._spool.close()
+        if self._spool:
+            await self._spool.close()
 
     async def deliver(self, message: Outgoing) -> str | None:
         """Returns when the message is safe: its id, or null if it is queued.
 
-        Raises SpoolFullError or SpoolDiskError if neither Pub/Sub nor the disk takes it.
+        Raises SpoolFullError or SpoolDiskError if neither Pub/Sub nor the disk takes it, NotPublishedError if
+        Pub/Sub does not and there is no queue.
         """
         try:
             return await self._publisher.publish(message)
         except NotPublishedError:
+            if not self._spool:
+                raise
             await self._spool.put(message)
             return None
 
-    def readiness(self) -> dict[str, str]:
-        """Each topic's circuit, and whether the queue is `empty`, `waiting` or `full`."""
-        queue = "empty" if self._spool.is_empty else "waiting"
-        return {**self._publisher.circuits(), "queue": "full" if self._spool.is_full else queue}
+    def is_ready(self) -> bool:
+        """Whether events are taken."""
+        if not self._spool:
+            # Nothing but an event finds out that a topic works again, so events must come when one is due.
+            return self._publisher.may_take()
+        return not self._spool.is_full or "closed" in self._publisher.circuits().values()
 
-    async def _keep_draining(self) -> None:
+    def readiness(self) -> dict[str, str]:
+        """Each topic's circuit, and the queue: `empty`, `waiting`, `full`, or `none` without one."""
+        return {**self._publisher.circuits(), "queue": self._queue_state()}
+
+    def _queue_state(self) -> str:
+        if not self._spool:
+            return "none"
+        if self._spool.is_full:
+            return "full"
+        return "empty" if self._spool.is_empty else "waiting"
+
+    async def _keep_draining(self, spool: Spool) -> None:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            while messages := await self._with_patience(lambda: self._spool.take(_TOGETHER)):
+            while messages := await self._with_patience(lambda: spool.take(_TOGETHER)):
                 await self._publish_all(messages)
                 # Forgotten at last, or they would be published once more by the next process.
-                await self._with_patience(self._spool.confirm)
+                await self._with_patience(spool.confirm)
                 telemetry.DRAINED.inc(len(messages))
                 _LOGGER.info("Published %d messages from the queue.", len(messages))
 

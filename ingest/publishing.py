@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
@@ -79,6 +80,10 @@ class Publisher:
         """The state of each topic's circuit: closed while it works, open, half-open."""
         return {topic.role: topic.state for topic in self._topics}
 
+    def may_take(self) -> bool:
+        """Whether a topic takes events, as far as is known, or is due to be tried again."""
+        return any(topic.may_take for topic in self._topics)
+
     def close(self) -> None:
         """Sends what is still waiting for others to travel with."""
         self._client.stop()
@@ -91,18 +96,28 @@ class _Topic:
         self.role = role
         self._client = client
         self._path = path
+        self._pause = timedelta(seconds=probe_after_seconds)
+        self._storage = pybreaker.CircuitMemoryStorage(pybreaker.STATE_CLOSED)
         self._breaker = pybreaker.CircuitBreaker(
             fail_max=_FAILURES,
             reset_timeout=probe_after_seconds,
             # That this process has too much in hand says nothing about the topic.
             exclude=[FlowControlLimitError],
             listeners=[_Report(role)],
+            state_storage=self._storage,
             throw_new_error_on_trip=False,
         )
 
     @property
     def state(self) -> str:
         return self._breaker.current_state
+
+    @property
+    def may_take(self) -> bool:
+        opened_at = self._storage.opened_at
+        if self.state == pybreaker.STATE_OPEN and opened_at:
+            return datetime.now(UTC) >= opened_at + self._pause
+        return self.state == pybreaker.STATE_CLOSED
 
     async def publish(self, message: Outgoing) -> str:
         if self.state == pybreaker.STATE_HALF_OPEN:

@@ -56,7 +56,13 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = Field(4000, description="Port to listen on; 0: a free one.")
     primary_topic: Topic = Field(description="Topic of events, projects/PROJECT/topics/NAME.")
     secondary_topic: Topic = Field(description="Takes the events while the primary topic does not.")
-    queue_dir: Path = Field(description="Directory on disk for the events that neither topic takes.")
+    queue_durable: bool = Field(
+        True,
+        description="false where no disk outlives the process: what neither topic takes gets 503, not 202.",
+    )
+    queue_dir: Path | None = Field(
+        None, description="Directory on disk for the events that neither topic takes."
+    )
     queue_max_mb: Annotated[int, Field(ge=1)] = Field(
         1024, description="Megabytes that may wait there; then events are refused with 429."
     )
@@ -90,6 +96,20 @@ class Settings(BaseSettings):
                 "keys",
                 "Exactly one of REHAB_JWT_SECRET, REHAB_JWT_PUBLIC_KEY_FILE and REHAB_JWT_JWKS_URL is needed",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_queue_or_none(self) -> Self:
+        if self.queue_durable and not self.queue_dir:
+            raise PydanticCustomError(
+                "queue",
+                "REHAB_QUEUE_DIR is needed, or REHAB_QUEUE_DURABLE=false where there is no durable disk",
+            )
+        for name in ("queue_dir", "queue_max_mb"):
+            if not self.queue_durable and name in self.model_fields_set:
+                raise PydanticCustomError(
+                    "queue", f"{variable(name)} and REHAB_QUEUE_DURABLE=false cannot go together"
+                )
         return self
 
     @model_validator(mode="after")

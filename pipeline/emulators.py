@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,8 @@ from pipeline.processes import running
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 90.0
+
+_JAVA = 17
 
 # Where installers put the Google Cloud CLI when `gcloud` itself is not on the PATH.
 _CLI_FOLDERS = (
@@ -134,10 +138,17 @@ def _bigquery_answers(url: str) -> bool:
     return answer.ok
 
 
-def _find_jar() -> Path:
+def _cli_folders() -> list[Path]:
+    # Google's own name for its CLI's folder: where it is stated, no other is looked into.
+    if stated := os.environ.get("CLOUDSDK_ROOT_DIR"):
+        return [Path(stated)]
     gcloud = shutil.which("gcloud")
     installed = [Path(gcloud).resolve().parents[1]] if gcloud else []
-    for folder in installed + [Path(name).expanduser() for name in _CLI_FOLDERS]:
+    return installed + [Path(name).expanduser() for name in _CLI_FOLDERS]
+
+
+def _find_jar() -> Path:
+    for folder in _cli_folders():
         jars = sorted(folder.glob("platform/pubsub-emulator/lib/cloud-pubsub-emulator-*-all.jar"))
         if jars:
             return jars[-1]
@@ -150,11 +161,19 @@ def _find_jar() -> Path:
 
 def _find_java() -> str:
     java = shutil.which("java")
-    if java is None:
+    if java is None or _java_version(java) < _JAVA:
         raise EmulatorError(
-            "The Pub/Sub emulator needs Java: install it with `sudo apt-get install openjdk-17-jre-headless`."
+            f"The Pub/Sub emulator needs Java {_JAVA} or newer: install it with"
+            " `sudo apt-get install openjdk-17-jre-headless`."
         )
     return java
+
+
+def _java_version(java: str) -> int:
+    """0 for what is no Java: a Mac has a command that only tells where to get one."""
+    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "(\d+)', told.stderr + told.stdout)
+    return int(found[1]) if found else 0
 
 
 def _free_port() -> int:

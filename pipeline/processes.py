@@ -33,8 +33,9 @@ class Interruption:
         self._pending: int | None = None
         self._raised_at = float("-inf")
         for signum in _SIGNALS:
-            # What a caller has chosen to ignore (nohup, a background job) stays ignored.
-            if signal.getsignal(signum) is not signal.SIG_IGN:
+            # nohup means that SIGHUP is to be ignored. A shell ignores SIGINT for every background job of a
+            # script, but whoever sends it to one wants it to end.
+            if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:
                 signal.signal(signum, self._on_signal)
 
     @contextmanager

@@ -1,7 +1,9 @@
 """The command: its options, and how it ends."""
 
 import argparse
+import logging
 import math
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,8 +16,8 @@ _DESCRIPTION = """\
 Runs the whole stream on this machine: starts a Pub/Sub and a BigQuery emulator, creates topics and
 tables, starts the streaming job and the HTTP API, feeds the stream with simulated patients, and
 shows what comes out. Ends with the projections, the nudges and the figures in view, and a check
-that every event is accounted for. Needs Python 3.13 and Google's Pub/Sub emulator; nothing leaves
-this machine.
+that every event is accounted for. Uses Google's Pub/Sub emulator where that and Java are installed;
+nothing leaves this machine.
 """
 _EPILOG = """\
 examples:
@@ -82,6 +84,7 @@ def parse(arguments: Sequence[str] | None = None) -> LocalOptions:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     options = parse(arguments)
+    _silence_libraries()
     interruption = Interruption()
     stack = ExitStack()
     try:
@@ -97,6 +100,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         interruption.ignore()
         stack.close()
+
+
+def _silence_libraries() -> None:
+    """What they have to say is no part of the display, and an error is told in a sentence of our own."""
+    # gRPC itself writes to stderr, such as that a server has ended. It reads this with its first channel.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    logging.captureWarnings(True)
+    # Without a handler Python writes warnings to stderr.
+    logging.getLogger().addHandler(logging.NullHandler())
 
 
 def _rate(text: str) -> float:

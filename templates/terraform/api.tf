@@ -35,7 +35,7 @@ resource "google_cloud_run_v2_service" "api" {
 
       resources {
         limits = { cpu = "1", memory = "1Gi" }
-        # Between two requests too: events that neither topic took are published then.
+        # Between two requests too: the job is watched then.
         cpu_idle = false
       }
 
@@ -51,10 +51,10 @@ resource "google_cloud_run_v2_service" "api" {
         name  = "REHAB_SECONDARY_TOPIC"
         value = google_pubsub_topic.topics["events-secondary"].id
       }
-      # Cloud Run has no disk of its own: what waits here takes of the memory, and is gone with the instance.
+      # Cloud Run has no disk that outlives an instance, so nothing may be promised that only waits on one.
       env {
-        name  = "REHAB_QUEUE_MAX_MB"
-        value = "256"
+        name  = "REHAB_QUEUE_DURABLE"
+        value = "false"
       }
       dynamic "env" {
         for_each = var.job_id == null ? {} : { JOB_ID = var.job_id, PROJECT = var.project, REGION = var.region }

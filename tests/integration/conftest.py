@@ -1,6 +1,6 @@
-"""Both real emulators, for all integration tests, and fresh resources on them for each test.
+"""Both emulators, for all integration tests, and fresh resources on them for each test.
 
-Without Java the project's own Pub/Sub server stands in for the official emulator, which CI insists on.
+Without Java or Google's emulator the project's own Pub/Sub server stands in for it.
 """
 
 import uuid

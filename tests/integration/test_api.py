@@ -88,16 +88,18 @@ def test_an_event_without_an_id_counts_once_when_it_is_sent_again(
     ids = {api.post(nameless).json()["event_id"] for _ in range(2)}
     ids |= {api.batch([nameless]).json()["results"][0]["event_id"]}
     assert len(ids) == 1
-    keyed = [api.post(nameless, **{"Idempotency-Key": "a-key"}).json()["event_id"] for _ in range(2)]
-    assert keyed == ["a-key", "a-key"]
-    in_batch = [
-        api.batch(events, **{"Idempotency-Key": "a-key"}).json()["results"][-1]["event_id"]
-        for events in ([nameless], [{}, nameless])
-    ]
-    assert len(set(in_batch)) == 1
+    key = {"Idempotency-Key": "a-key"}
+    keyed = {api.post(nameless, **key).json()["event_id"] for _ in range(2)}
+    keyed |= {
+        api.batch(events, **key).json()["results"][-1]["event_id"] for events in ([nameless], [{}, nameless])
+    }
+    assert len(keyed) == 1
+    # The same key for another event.
+    other = nameless | {"body": {"duration_minutes": 25}}
+    assert api.post(other, **key).json()["event_id"] not in keyed | ids
 
-    job.until_settled(7)
-    assert job.counter("event.duplicate") == 4
+    job.until_settled(8)
+    assert job.counter("event.duplicate") == 5
     (row,) = view(provisioned, "adherence")
     assert row["completed_sessions"] == 3
 
@@ -177,7 +179,8 @@ def test_what_cannot_be_read_is_refused(api: Api, path: str) -> None:
         assert post(body).status_code == 400, body
     for media_type in ("", "text/plain", "application/json; charset=latin-1", "application/x-ndjson"):
         assert post(b"{}", **{"Content-Type": media_type}).status_code == 415
-    assert post(b"{}", **{"Content-Encoding": "gzip"}).status_code == 415
+    for coding in ("gzip", "identity, gzip"):
+        assert post(b"{}", **{"Content-Encoding": coding}).status_code == 415
     assert post(b" " * (4 * MIB + 1)).status_code == 413
     # In chunks, of an unknown number.
     assert post(b" " * MIB for _ in repeat(None, 5)).status_code == 413
@@ -188,6 +191,19 @@ def test_what_cannot_be_read_is_refused(api: Api, path: str) -> None:
         answer = api.client.post(path, json=envelope(), headers={b"Idempotency-Key": key})
         assert answer.status_code == 400
         assert answer.json()["validation_errors"][0]["field"] == "idempotency-key"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "application/json; charset=utf-8; odata.metadata=minimal"},
+        {"Content-Type": "application/json;"},
+        {"Content-Encoding": "Identity"},
+    ],
+)
+def test_a_type_and_an_encoding_are_read_by_their_grammar(api: Api, headers: dict[str, str]) -> None:
+    answer = api.client.post("/api/v1/events", content=orjson.dumps(envelope()), headers=JSON | headers)
+    assert answer.status_code == 201
 
 
 def test_an_event_longer_than_a_message_is_refused_and_its_neighbours_are_not(api: Api) -> None:

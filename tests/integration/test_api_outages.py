@@ -11,13 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from google.pubsub_v1.types import Subscription
 
 from pipeline.clients import publisher, subscriber
+from pipeline.local.pubsub import PubSub, Server
 from pipeline.provision import Resources
+from tests.chaos.background import background
 from tests.integration.api import KEY, Api, bearer, eventually, token
+from tests.integration.conftest import end
 from tests.integration.proxy import Proxy
 from tests.integration.streaming import PATIENT, WAIT_SECONDS, Job, check_views, event
 from tests.oracle import Arrival
@@ -257,6 +261,99 @@ def test_a_disk_that_cannot_be_written_is_the_end_of_what_can_be_done(
     assert {result["status"] for result in batch.json()["results"]} == {503}
     resource.prlimit(api.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert api.post(padded(1).envelope).status_code == 202
+
+
+NO_DISK = {"REHAB_QUEUE_DURABLE": "false", "REHAB_QUEUE_DIR": ""}
+
+
+def test_without_a_durable_disk_nothing_is_promised_that_pubsub_has_not_confirmed(
+    serve: Serve, start: Start, provisioned: Resources, proxy: Proxy, tmp_path: Path
+) -> None:
+    api = serve(PUBSUB_EMULATOR_HOST=proxy.address, **NO_DISK)
+    arrivals = reps(20)
+    assert api.post(arrivals[0].envelope).status_code == 201
+    assert api.ready() == {"status": "ready", "primary": "closed", "secondary": "closed", "queue": "none"}
+
+    proxy.refuse()
+    refused = [api.post(arrival.envelope) for arrival in arrivals[:10]]
+    batch = api.batch([arrival.envelope for arrival in arrivals[10:]])
+    for answer in (*refused, batch):
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+        assert answer.json()["error"] == "unavailable"
+    assert {result["status"] for result in batch.json()["results"]} == {503}
+    eventually(lambda: is_not_ready(api, arrivals[0]))
+
+    proxy.restore()
+    # Ready to be tried again, with no event that tries; then the events themselves find out.
+    eventually(lambda: is_state(api, status="ready", primary="open"))
+    eventually(lambda: all_taken(api, arrivals))
+    is_state(api, queue="none")
+    # Those that were answered with 503 are sent again, and count once.
+    job = start()
+    job.eventually(lambda: check_views(provisioned, arrivals))
+    assert not (tmp_path / "api" / "queue").exists()
+
+
+def is_not_ready(api: Api, arrival: Arrival) -> None:
+    """After an event that was not taken, for a while."""
+    assert api.post(arrival.envelope).status_code == 503
+    answer = api.client.get("/readyz")
+    assert (answer.status_code, answer.json()["message"]) == (
+        503,
+        "Neither topic takes events, and there is no queue.",
+    )
+
+
+def all_taken(api: Api, arrivals: list[Arrival]) -> None:
+    assert api.batch([arrival.envelope for arrival in arrivals]).status_code == 201
+
+
+class Selective(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Refuses to publish what holds a mark."""
+
+    MARK = b"refuse-me"
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = await continuation(details)
+        if not details.method.endswith("/Publish"):
+            return handler
+
+        async def answer(request: Any, context: Any) -> Any:
+            if any(self.MARK in message.data for message in request.messages):
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "refused")
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer, handler.request_deserializer, handler.response_serializer
+        )
+
+
+@pytest.fixture
+def selective(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Pub/Sub server with both topics, which the environment then names."""
+    with background() as runner:
+        server = Server(PubSub(), interceptors=[Selective()])
+        runner.run(server.start())
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"127.0.0.1:{server.port}")
+        for topic in (resources.primary_topic, resources.secondary_topic):
+            publisher().create_topic(name=topic)
+        yield
+        runner.run(server.stop())
+
+
+@pytest.mark.usefixtures("selective")
+def test_without_a_durable_disk_a_batch_is_answered_event_by_event(
+    resources: Resources, tmp_path: Path
+) -> None:
+    api = Api((resources.primary_topic, resources.secondary_topic), tmp_path / "api", NO_DISK)
+    # Four messages, of which a request to Pub/Sub takes three.
+    events = [event("alert", f"long-{n}", alert_type="fall", note="x" * 1_040_000).envelope for n in range(4)]
+    events[3] |= {"note": Selective.MARK.decode()}
+    answer = api.batch(events)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (207, "5")
+    statuses = [result["status"] for result in answer.json()["results"]]
+    assert statuses == [201, 201, 201, 503]
+    end(api)
 
 
 def test_one_queue_has_one_process(serve: Serve, provisioned: Resources, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The official Pub/Sub emulator and the project's own server behave alike, to Google's clients."""
 
-import os
 import threading
 import time
 import uuid
@@ -14,20 +13,17 @@ from google.cloud.pubsub_v1.subscriber.message import Message
 from google.pubsub_v1.types import ExpirationPolicy, ReceivedMessage, Subscription, Topic
 
 from pipeline.clients import publisher, subscriber
-from pipeline.emulators import pubsub_server
 from tests.integration.conftest import PROJECT
+from tests.integration.servers import SERVERS
 
 WAIT_SECONDS = 60.0
 
 
-@pytest.fixture(scope="module", params=["official", "own"])
+@pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """host:port of either server."""
-    if request.param == "official":
-        yield os.environ["PUBSUB_EMULATOR_HOST"]
-    else:
-        with pubsub_server(tmp_path_factory.mktemp("pubsub")) as address:
-            yield address
+    """host:port of each server."""
+    with SERVERS[request.param](tmp_path_factory.mktemp("pubsub")) as address:
+        yield address
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,8 @@ import base64
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,16 +13,21 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pipeline.clients import bigquery
+from tests.integration.servers import HAS_OFFICIAL, LOGS
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 120.0
+CURL = ROOT / "tests/curl.py"
 MARK = "RUN_LOCAL_TEST"
+STOPPED = "Stopped: everything that this run had started has ended.\n"
 TABLES = (
     "Adherence by patient",
     "Quality by patient",
@@ -47,16 +54,18 @@ class Run:
         self.temporary.mkdir()
         self.mark = uuid.uuid4().hex
         self.output = ""
+        self._errors = folder / "errors"
         self._grown = threading.Condition()
-        self.process = subprocess.Popen(
-            [*program, *arguments],
-            cwd=folder,
-            env=without_emulators() | {"TMPDIR": str(self.temporary), MARK: self.mark} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        with self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [*program, *arguments],
+                cwd=folder,
+                env=without_emulators() | {"TMPDIR": str(self.temporary), MARK: self.mark} | environment,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -71,6 +80,11 @@ class Run:
         with self._grown:
             assert self._grown.wait_for(lambda: text in self.output, PATIENCE_SECONDS), self.output
 
+    @property
+    def errors(self) -> str:
+        """What it has written to stderr."""
+        return self._errors.read_text()
+
     def end(self) -> int:
         status = self.process.wait(PATIENCE_SECONDS)
         self._reader.join(PATIENCE_SECONDS)
@@ -78,10 +92,13 @@ class Run:
 
     def processes(self) -> list[tuple[int, str]]:
         """The ids and command lines of all that the run has started, however far it went astray."""
-        # `e` shows the environment, which children inherit.
-        listed = subprocess.run(["ps", "axeww", "-o", "pid=,command="], capture_output=True, text=True)
-        marked = (line.split(maxsplit=1) for line in listed.stdout.splitlines() if self.mark in line)
-        return [(int(pid), command) for pid, command in marked]
+        found = []
+        for process in psutil.process_iter():
+            # Those of others do not show their environment, which children inherit.
+            with suppress(psutil.Error):
+                if process.environ().get(MARK) == self.mark:
+                    found.append((process.pid, shlex.join(process.cmdline())))
+        return found
 
 
 def without_emulators() -> dict[str, str]:
@@ -112,7 +129,8 @@ def test_a_run_in_emulators_that_run_already(tmp_path: Path, runs: list[Run]) ->
     run = Run(tmp_path, "--rate=400", "--seconds=5", **named)
     runs.append(run)
 
-    assert run.end() == 0, run.output
+    assert run.end() == 0, run.output + run.errors
+    assert run.errors == ""
     for title in TABLES:
         assert title in run.output
     assert re.search(r"published +2,000\b", run.output)
@@ -130,7 +148,7 @@ def test_a_run_in_emulators_that_run_already(tmp_path: Path, runs: list[Run]) ->
 def test_serve_and_keep(tmp_path: Path, runs: list[Run]) -> None:
     run = Run(tmp_path, "--rate=40", "--seconds=5", "--patients=10", "--serve", "--keep=kept")
     runs.append(run)
-    run.wait_for("gcloud pubsub")
+    run.wait_for("gcloud pubsub" if HAS_OFFICIAL else "sys.argv[2].encode()")
     assert "FAILED" not in run.output
     printed = commands(run.output)
     send, status, query = (
@@ -145,7 +163,7 @@ def test_serve_and_keep(tmp_path: Path, runs: list[Run]) -> None:
     await_sessions(status, processed(before) + 1)
     assert await_rows(query, 2) == {"Severe pain reported", "Session of poor quality"}
 
-    event, publish, _ = (command for title, command in printed.items() if title.startswith(_WITHOUT_API))
+    event, publish, *_ = (command for title, command in printed.items() if title.startswith(_WITHOUT_API))
     shell(event + publish)
     await_sessions(status, processed(before) + 2)
     await_rows(query, 4)
@@ -153,12 +171,12 @@ def test_serve_and_keep(tmp_path: Path, runs: list[Run]) -> None:
 
     run.process.send_signal(signal.SIGINT)
     assert run.end() == 130
-    assert run.output.endswith("Stopped: everything that this run had started has ended.\n")
+    assert run.errors == STOPPED
     check_gone(run)
     check_kept(tmp_path / "kept")
 
 
-_WITHOUT_API = ("Or publish", "with curl", "or with gcloud")
+_WITHOUT_API = ("Or publish", "with curl", "or with gcloud", "with Python")
 
 
 def commands(output: str) -> dict[str, str]:
@@ -169,6 +187,8 @@ def commands(output: str) -> dict[str, str]:
 
 
 def shell(command: str) -> bytes:
+    if shutil.which("curl") is None:
+        command = f'curl() {{ {shlex.join([sys.executable, str(CURL)])} "$@"; }}\n{command}'
     return subprocess.run(["bash", "-ec", command], check=True, capture_output=True).stdout
 
 
@@ -203,7 +223,8 @@ def check_kept(folder: Path) -> None:
     assert json.loads((folder / "report.json").read_text())["finished"]
     assert json.loads((folder / "metrics.json").read_text())["counters"]
     patients = {row["patient_id"] for row in adherence}
-    for log in ("main.log", "ingest.log", "simulate.log", "pubsub-emulator.log", "bigquery-emulator.log"):
+    pubsub_log = LOGS["official" if HAS_OFFICIAL else "own"]
+    for log in ("main.log", "ingest.log", "simulate.log", pubsub_log, "bigquery-emulator.log"):
         assert not [patient for patient in patients if patient in (folder / log).read_text()]
 
 
@@ -213,7 +234,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-@pytest.mark.parametrize("moment", ["Pub/Sub  ", "provisioned  ", "events/s  lag"])
+@pytest.mark.parametrize("moment", ["Pub/Sub      127.0.0.1", "provisioned  ", "events/s  lag"])
 def test_ctrl_c_ends_everything(tmp_path: Path, runs: list[Run], moment: str) -> None:
     run = Run(tmp_path, "--rate=20", "--seconds=300")
     runs.append(run)
@@ -223,7 +244,7 @@ def test_ctrl_c_ends_everything(tmp_path: Path, runs: list[Run], moment: str) ->
     run.process.send_signal(signal.SIGINT)
 
     assert run.end() == 130
-    assert run.output.endswith("Stopped: everything that this run had started has ended.\n")
+    assert run.errors == STOPPED
     check_gone(run)
 
 
@@ -236,7 +257,7 @@ def test_a_job_that_dies(tmp_path: Path, runs: list[Run]) -> None:
     os.kill(job, signal.SIGKILL)
 
     assert run.end() == 1
-    assert "run_local.sh: The job has died" in run.output
+    assert run.errors.startswith("run_local.sh: The job has died")
     check_gone(run)
 
 
@@ -246,7 +267,7 @@ def test_without_java_the_projects_own_server_takes_the_emulators_place(
     # The program itself: its shell script needs the PATH.
     program = (sys.executable, "-m", "pipeline.local")
     shown = ("--rate=40", "--seconds=5", "--patients=10", "--serve")
-    run = Run(tmp_path, *shown, program=program, PATH="", PYTHONPATH=str(ROOT))
+    run = Run(tmp_path, *shown, program=program, PATH="", CLOUDSDK_ROOT_DIR="/none", PYTHONPATH=str(ROOT))
     runs.append(run)
     run.wait_for("sys.argv[2].encode()")
     assert "the project's own server takes the emulator's place. The" in run.output
@@ -261,6 +282,8 @@ def test_without_java_the_projects_own_server_takes_the_emulators_place(
 
     run.process.send_signal(signal.SIGINT)
     assert run.end() == 130
+    # Nothing of gRPC's own about the server that ends.
+    assert run.errors == STOPPED
     check_gone(run)
 
 

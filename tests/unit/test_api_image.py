@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ingest.settings import Settings, variable
+import pytest
+
+from ingest.settings import Settings, load_settings, variable
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "templates/api/Dockerfile"
@@ -52,10 +54,20 @@ def test_the_environment_of_image_and_service_is_settings_of_the_api() -> None:
     in_service = set(re.findall(r'"(REHAB_[A-Z_]+)"', SERVICE))
     (job,) = re.findall(r"\? \{\} : \{ (.*) \}$", SERVICE, re.MULTILINE)
     in_service |= {variable(name.lower()) for name in re.findall(r"(\w+) = ", job)}
-    assert {"REHAB_PORT", "REHAB_HOST", "REHAB_QUEUE_DIR"} <= in_image <= KNOWN
+    assert {"REHAB_PORT", "REHAB_HOST"} <= in_image <= KNOWN
     assert {"REHAB_PRIMARY_TOPIC", "REHAB_JWT_SECRET", "REHAB_JOB_ID"} <= in_service <= KNOWN
     needed = {variable(name) for name, field in Settings.model_fields.items() if field.is_required()}
     assert needed <= in_image | in_service
+
+
+def test_the_service_waits_on_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    (of_image,) = re.findall(r"^ENV (.*)$", TEXT, re.MULTILINE)
+    stated = dict(pair.split("=", 1) for pair in of_image.split())
+    stated |= dict(re.findall(r'name  = "(\w+)"\s+value = "(.*)"', SERVICE))
+    stated |= {f"REHAB_{role}_TOPIC": "projects/my-project/topics/name" for role in ("PRIMARY", "SECONDARY")}
+    for name, value in (stated | {"REHAB_JWT_SECRET": "s" * 32}).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().queue_dir is None
 
 
 def test_the_service_asks_for_health_where_the_api_tells_it() -> None:

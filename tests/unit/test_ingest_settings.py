@@ -83,6 +83,15 @@ KEYS = "Exactly one of REHAB_JWT_SECRET, REHAB_JWT_PUBLIC_KEY_FILE and REHAB_JWT
             {"development": True, "jwt_secret": None, "jwt_jwks_url": "https://keys.example/jwks"},
             "REHAB_DEVELOPMENT goes with REHAB_JWT_SECRET, or with no key at all.",
         ),
+        (
+            {"queue_dir": None},
+            "REHAB_QUEUE_DIR is needed, or REHAB_QUEUE_DURABLE=false where there is no durable disk.",
+        ),
+        ({"queue_durable": False}, "REHAB_QUEUE_DIR and REHAB_QUEUE_DURABLE=false cannot go together."),
+        (
+            {"queue_durable": False, "queue_dir": None, "queue_max_mb": 5},
+            "REHAB_QUEUE_MAX_MB and REHAB_QUEUE_DURABLE=false cannot go together.",
+        ),
         ({"jwt_audienc": "rehab"}, "REHAB_JWT_AUDIENC is not a setting."),
     ],
 )
@@ -96,3 +105,7 @@ def test_what_does_not_work_is_told_in_a_sentence(load: Load, changes: dict[str,
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.0.1"])
 def test_development_works_on_loopback_and_needs_no_key(load: Load, host: str) -> None:
     assert load(development=True, host=host, jwt_secret=None).jwt_secret is None
+
+
+def test_without_a_durable_disk_no_directory_is_needed(load: Load) -> None:
+    assert load(queue_dir=None, queue_durable="false").queue_dir is None

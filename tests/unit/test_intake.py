@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ingest.auth import Caller
-from ingest.intake import Accepted, Refused, accept, id_in_batch, message, packed
+from ingest.intake import Accepted, Refused, accept, message, packed
 from tests.fuzzing import fuzzed
 from tests.strategies import random_arrivals
 from transforms.dead_letters import DeadLetter
@@ -130,18 +130,30 @@ def test_a_retry_has_the_same_id_though_its_time_is_another() -> None:
     assert first.timestamp != second.timestamp
 
 
-def test_a_key_is_the_id_of_an_event_that_states_none() -> None:
-    assert accepted(orjson.dumps(REP), event_id="key").event_id == "key"
-    assert accepted(orjson.dumps(REP | {"event_id": None}), event_id="key").event_id == "key"
-    assert accepted(orjson.dumps(REP | {"event_id": "own"}), event_id="key").event_id == "own"
+def test_an_event_that_states_its_id_keeps_it_under_a_key() -> None:
+    assert accepted(orjson.dumps(REP | {"event_id": "own"}), key="key").event_id == "own"
 
 
-def test_in_a_batch_the_id_under_a_key_depends_on_the_content_and_not_on_the_place() -> None:
+def keyed(content: dict[str, Any], key: str) -> str:
+    return accepted(orjson.dumps(content), key=key).event_id
+
+
+def test_an_id_under_a_key_depends_on_key_and_content() -> None:
     other = REP | {"subject_id": "q"}
-    ids = {id_in_batch("key", REP), id_in_batch("key", other), id_in_batch("another", REP)}
-    assert len(ids) == 3
-    assert id_in_batch("key", dict(reversed(REP.items()))) == id_in_batch("key", REP)
-    assert id_in_batch("key", 5) is None
+    ids = {keyed(REP, "key"), keyed(other, "key"), keyed(REP, "another"), content_id(REP)}
+    assert len(ids) == 4
+    assert keyed(dict(reversed(REP.items())), "key") == keyed(REP, "key")
+    assert keyed(REP | {"event_id": None}, "key") not in ids
+
+
+bodies = st.fixed_dictionaries({"quality_score": st.floats(0, 1)}, optional={"note": st.text(max_size=5)})
+
+
+@given(st.lists(bodies, min_size=2, max_size=5), st.text("!~aZ09", min_size=1, max_size=128))
+def test_of_events_under_one_key_only_equal_ones_have_an_equal_id(sent: list[Any], key: str) -> None:
+    events = [REP | {"body": body} for body in sent]
+    different = {orjson.dumps(event, option=orjson.OPT_SORT_KEYS) for event in events}
+    assert len({keyed(event, key) for event in events}) == len(different)
 
 
 def sized(size: int, **more: Any) -> bytes:
