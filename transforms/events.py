@@ -76,8 +76,9 @@ def _whole(value: object) -> object:
 Timestamp = Annotated[datetime, BeforeValidator(_parse_timestamp)]
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Score = Annotated[float, Field(ge=0, le=1)]
-Whole = Annotated[int, BeforeValidator(_whole, json_schema_input_type=int)]
-Count = Annotated[Whole, Field(ge=0)]
+# Last of what applies to an `int`, for then it is asked first.
+WHOLE = BeforeValidator(_whole)
+Count = Annotated[int, Field(ge=0), WHOLE]
 PainLevel = Annotated[float, Field(ge=0, le=10)]
 
 
@@ -140,7 +141,7 @@ class Meta(_Model):
     phi: bool | None = True
     consent_id: str | None = None
     site_id: str | None = None
-    version: Whole | None = 1
+    version: Annotated[int, WHOLE] | None = 1
     correlation_id: str | None = None
 
 
@@ -186,7 +187,7 @@ class SessionBody(_Model):
         description="If absent: `completion_summary.session_duration`, in seconds; else from start to end.",
     )
     pain_level: PainLevel | None = None
-    prescribed_sessions_per_week: Annotated[Whole, Field(ge=1, le=21)] | None = None
+    prescribed_sessions_per_week: Annotated[int, Field(ge=1, le=21), WHOLE] | None = None
     device_info: dict[str, Any] | None = None
     # Where reps and minutes are calculated from.
     prescription_sets: SkipJsonSchema[Annotated[Count | None, _unless_stated("prescribed_reps")]] = Field(
@@ -206,7 +207,7 @@ class RepBody(_Model):
     quality_score: Score = Field(
         validation_alias=_names("quality_score", "rep_quality", "form_score", "form_analysis.overall_score")
     )
-    rep_number: Annotated[Whole, Field(ge=1)] | None = None
+    rep_number: Annotated[int, Field(ge=1), WHOLE] | None = None
     session_id: Identifier | None = None
     confidence_rating: Score | None = Field(None, validation_alias=_names("confidence_rating", "confidence"))
     duration_ms: Annotated[float, Field(gt=0)] | None = None

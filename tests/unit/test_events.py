@@ -1,6 +1,7 @@
 """Every alias, default, rule and range of the contract's section 2."""
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import astuple, replace
+from pydantic import TypeAdapter
 
 from transforms.events import (
     KINDS,
     AlertFact,
     ConsentFact,
     Event,
+    EventModel,
     FeedbackFact,
     InvalidEventError,
     RepFact,
@@ -603,6 +606,26 @@ def test_every_problem_is_named() -> None:
 
 
 # --- Bodies: what follows from them
+
+
+def test_the_json_schema_says_what_else_a_field_is_read_from() -> None:
+    schemas = TypeAdapter(EventModel).json_schema()["$defs"]
+    described: dict[str, set[str]] = {}
+    for name in ("SessionBody", "RepBody", "FeedbackBody", "AlertBody", "ConsentBody", "Alert"):
+        for field, schema in schemas[name]["properties"].items():
+            described.setdefault(field, set()).update(re.findall("`(.+?)`", schema.get("description", "")))
+    for _, (first, *others), _ in NAMES:
+        assert {other.removeprefix("body.") for other in others} <= {
+            other.removeprefix("body.") for other in described[first.removeprefix("body.")]
+        }
+    session = schemas["SessionBody"]["properties"]
+    assert "`prescription.sets` × `prescription.reps`" in session["prescribed_reps"]["description"]
+    assert "`completion_summary.session_duration`" in session["duration_minutes"]["description"]
+    assert not {"prescription", "completion_summary"} & session.keys()
+    assert not {"prescription_sets", "prescription_reps", "summary_seconds"} & session.keys()
+    integer = {"type": "integer", "minimum": 0}
+    assert session["prescribed_reps"]["anyOf"][0] == session["completed_reps"]["anyOf"][0] == integer
+    assert session["prescribed_sessions_per_week"]["anyOf"][0] == integer | {"minimum": 1, "maximum": 21}
 
 
 START, END = "2025-03-20T09:00:00Z", "2025-03-20T09:30:00Z"

@@ -218,16 +218,21 @@ def test_the_first_moment_of_1970_is_a_time(field: str, stated: str) -> None:
     assert row[field] == stated
 
 
-@pytest.mark.parametrize("kind", ["alert", "feedback"])
-def test_an_empty_text_is_a_description(kind: str) -> None:
-    body = {
-        "alert": {"alert_type": "", "title": "", "trigger_criteria": {"a": 1}},
-        "feedback": {"content": ""},
-    }[kind]
+@pytest.mark.parametrize(
+    ("kind", "body", "context"),
+    [
+        (
+            "alert",
+            {"alert_type": "", "title": "", "trigger_criteria": {"a": 1}},
+            {"alert_type": "", "trigger_criteria": {"a": 1}},
+        ),
+        ("feedback", {"content": "", "feedback_type": ""}, {"feedback_type": ""}),
+    ],
+)
+def test_an_empty_text_is_stated(kind: str, body: dict[str, Any], context: dict[str, Any]) -> None:
     (row,) = bodies(Patient(WorkQueue(Settings()), at(0)).tell(kind, at(0), body))
     assert row["description"] == ""
-    if kind == "alert":
-        assert orjson.loads(row["context"]) == {"alert_type": "", "trigger_criteria": {"a": 1}}
+    assert orjson.loads(row["context"]) == context
 
 
 @pytest.mark.parametrize("field", ["effective_from", "expires_at"])
