@@ -11,12 +11,13 @@ from starlette.responses import Response
 
 from ingest import openapi, telemetry
 from ingest.auth import WRITE_EVENTS, Caller, requires
-from ingest.intake import Accepted, Outgoing, Refused, accept, message, packed
+from ingest.intake import NOT_JSON, Accepted, Outgoing, Refused, accept, message, packed
 from ingest.limits import read_body
 from ingest.outbox import Outbox
 from ingest.publishing import NotPublishedError
 from ingest.refusals import RefusedError, field_errors, json_response
 from ingest.spool import SpoolDiskError, SpoolFullError
+from transforms.decoding import parts
 from transforms.events import FieldError
 from transforms.message import MAX_ARRAY_LENGTH
 
@@ -88,7 +89,7 @@ async def post_batch(request: Request, caller: Writer, idempotency_key: Idempote
 
 
 def _elements(body: bytes) -> list[tuple[bytes, Any]]:
-    """The events of a batch: their bytes, and what these say. Raises RefusedError."""
+    """The events of a batch: their bytes, and what these say or NOT_JSON. Raises RefusedError."""
     try:
         raws = [bytes(raw) for raw in _BATCH.decode(body).events]
     except msgspec.ValidationError:
@@ -96,7 +97,8 @@ def _elements(body: bytes) -> list[tuple[bytes, Any]]:
         _decoded(body)
         raws = []
     except msgspec.DecodeError:
-        raise _not_json() from None
+        # One event need not take the others along.
+        raws = _raws_apart(body)
     if not 1 <= len(raws) <= MAX_ARRAY_LENGTH:
         raise RefusedError(
             422,
@@ -105,7 +107,28 @@ def _elements(body: bytes) -> list[tuple[bytes, Any]]:
             validation_errors=field_errors([FieldError("events", _TOO_MANY)]),
         )
     # Of just these bytes, which are published, and not of the whole, which may say `events` twice.
-    return [(raw, _decoded(raw)) for raw in raws]
+    return [(raw, _content(raw)) for raw in raws]
+
+
+def _raws_apart(body: bytes) -> list[bytes]:
+    """The events of a batch of which some are not JSON, told apart by brackets and quotes alone."""
+    raws: list[bytes] | None = None
+    for member in parts(body, b"{") or ():
+        name, _, value = member.partition(b":")
+        if _content(name) == "events":
+            raws = parts(value, b"[")
+        else:
+            _decoded(b"{" + member + b"}")
+    if raws is None:
+        raise _not_json()
+    return raws
+
+
+def _content(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return NOT_JSON
 
 
 def _decoded(body: bytes) -> Any:
@@ -185,6 +208,7 @@ def _retry_after(statuses: set[int]) -> dict[str, str]:
 
 
 _ERRORS = {
+    400: "malformed_json",
     403: "forbidden",
     413: "too_large",
     422: "invalid_event",

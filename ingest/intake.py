@@ -17,6 +17,9 @@ from transforms.events import FieldError, InvalidEventError, content_id, parse_e
 from transforms.message import MAX_ARRAY_LENGTH, MAX_MESSAGE_BYTES, PUBLISH_ID_ATTRIBUTE, Message
 from transforms.times import to_rfc3339
 
+# In place of what an event says, where its bytes are not JSON.
+NOT_JSON = object()
+
 
 class Accepted(NamedTuple):
     """A valid event; `timestamp` is its time (RFC 3339), `payload` its bytes as they are published."""
@@ -44,11 +47,13 @@ class Outgoing(NamedTuple):
 def accept(
     raw: bytes, content: Any, now_us: int, caller: Caller, key: str | None = None
 ) -> Accepted | Refused:
-    """The event in `content`, decoded from `raw`; `now_us` is the present in microseconds.
+    """The event in `content`, decoded from `raw`, or NOT_JSON; `now_us` is the present in microseconds.
 
     The id of an event that states none comes from its content and, if there is one, from the
     idempotency key.
     """
+    if content is NOT_JSON:
+        return Refused(400, [FieldError("event", "Input should be JSON in UTF-8")])
     if not isinstance(content, dict):
         return Refused(422, [FieldError("event", "Input should be an object")])
     missing = {}

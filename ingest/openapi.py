@@ -47,7 +47,7 @@ class Result(BaseModel):
     """What became of the event at `index`, as if it had come alone."""
 
     index: int
-    status: Literal[201, 202, 403, 413, 422, 429, 503]
+    status: Literal[201, 202, 400, 403, 413, 422, 429, 503]
     event_id: str | None = None
     message_id: str | None = None
     timestamp: str | None = None
@@ -109,7 +109,7 @@ AUTHORIZATION_ANSWERS: Answers = {
 
 def _write_answers(problem: type[Problem]) -> Answers:
     return {
-        400: _answer(Problem, "The body is not JSON in UTF-8, or the Idempotency-Key does not work."),
+        400: _answer(problem, "The body is not JSON in UTF-8, or the Idempotency-Key does not work."),
         401: AUTHORIZATION_ANSWERS[401],
         403: _answer(problem, "The token does not have the scope, or may not write for the site."),
         413: _answer(problem, "The body has more than 4 MiB, or an event more than 1 MiB."),

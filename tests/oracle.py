@@ -45,6 +45,8 @@ _SLA = {
 }
 _ITEM_RANK = {"pending": 0, "acknowledged": 1, "in_review": 2, "resolved": 3, "dismissed": 3}
 _SESSION_RANK = {"started": 0, "aborted": 1, "partial": 2, "completed": 3}
+# Only a feedback has content.
+_PAIN = ("pain_level", "content/pain_level", "message/pain_level")
 _ISSUE_SEVERITY = ["minor", "moderate", "major"]
 _ISSUE_FEEDBACK = {"minor": "low", "moderate": "medium", "major": "high"}
 
@@ -109,12 +111,13 @@ class Event(NamedTuple):
     body: dict[str, Any]
 
     def get(self, *names: str) -> Any:
-        """The field's value under its name or the first of its aliases that is stated, else None."""
-        return next((self.body[name] for name in names if self.body.get(name) is not None), None)
+        """The field's value under its name or the first of its aliases that is stated, else None; `a/b` is
+        what the object `a` states of `b`."""
+        return first_stated(self.body, *names)
 
-    def time(self, name: str) -> datetime | None:
+    def time(self, *names: str) -> datetime | None:
         """The field's value as a time, else None."""
-        value = self.get(name)
+        value = self.get(*names)
         return None if value is None else parse_time(value)
 
     @property
@@ -130,7 +133,7 @@ class Event(NamedTuple):
     @property
     def start(self) -> datetime:
         """Of a session event: when it says that the session began."""
-        return self.time("start_time") or self.ts
+        return self.time("start_time", "started_at") or self.ts
 
 
 class _Consent(NamedTuple):
@@ -208,7 +211,7 @@ def _patient(events: list[Event], options: Options, now: datetime) -> Expected:
         *_adherence_nudges(patient_id, sessions, prescribed),
         *_session_quality_nudges(patient_id, sessions),
         *_exercise_nudges(patient_id, reps),
-        *_pain_nudges(patient_id, session_events + feedback),
+        *_pain_nudges(patient_id, session_events + feedback + alerts),
         *_critical_alert_nudges(patient_id, alerts),
     ]
     if options.rep_feedback:
@@ -228,17 +231,31 @@ def _patient(events: list[Event], options: Options, now: datetime) -> Expected:
 
 
 def parse_time(text: str) -> datetime:
-    """An RFC 3339 date-time as an aware datetime in UTC; without an offset it is UTC already."""
+    """An RFC 3339 date-time as an aware datetime in UTC; without an offset it is UTC already, and a second 60
+    is the next minute's first."""
+    if text[16:19] == ":60":
+        return parse_time(f"{text[:16]}:00{text[19:]}") + timedelta(minutes=1)
     value = datetime.fromisoformat(text)
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def event_time(arrival: Arrival) -> datetime:
     """The event's own time: `ts`, else `timestamp`, else the publish time."""
-    text = arrival.envelope.get("ts") or arrival.envelope.get("timestamp")
+    text = first_stated(arrival.envelope, "ts", "timestamp")
     if text is None:
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=arrival.publish_us)
     return parse_time(text)
+
+
+def first_stated(fields: Any, *names: str) -> Any:
+    """The first of the names under which something is stated that is not null, else None."""
+    for name in names:
+        value = fields
+        for part in name.split("/"):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            return value
+    return None
 
 
 def distinct_events(arrivals: Iterable[Arrival]) -> list[Event]:
@@ -259,8 +276,8 @@ def _event(arrival: Arrival) -> Event:
         event_id=envelope["event_id"],
         kind=envelope["kind"],
         ts=event_time(arrival),
-        patient_id=envelope.get("subject_id") or envelope["patient_id"],
-        exercise_id=envelope.get("exercise_id") or "",
+        patient_id=first_stated(envelope, "subject_id", "patient_id"),
+        exercise_id=first_stated(envelope, "exercise_id", "body/exercise_id", "body/exercise_type") or "",
         site_id=(envelope.get("meta") or {}).get("site_id"),
         body=envelope["body"],
     )
@@ -293,7 +310,7 @@ def _consents(events: list[Event]) -> list[_Consent]:
             ts=event.ts,
             event_id=event.event_id,
             status=event.get("status") or ("granted" if event.body["granted"] else "revoked"),
-            expires_at=event.time("expires_at"),
+            expires_at=event.time("expires_at", "expiry"),
         )
         for event in events
         if event.kind == "consent" and (event.get("consent_type") or "data_collection") == "data_collection"
@@ -351,31 +368,37 @@ def _session(session_id: str, events: list[Event]) -> _Session:
 
 def status_of(event: Event) -> str:
     """The status that a session event gives its session."""
-    stated = event.get("completion_status")
+    stated = event.get("completion_status", "status")
     if stated is not None:
         return str(stated)
-    completed, prescribed = event.get("completed_reps"), event.get("prescribed_reps")
+    completed = event.get("completed_reps", "completion_summary/total_reps")
+    prescribed = event.get("prescribed_reps", "target_reps")
+    sets, reps = event.get("prescription/sets"), event.get("prescription/reps")
+    if prescribed is None and sets is not None and reps is not None:
+        prescribed = sets * reps
     if completed is not None and prescribed is not None:
         if completed >= prescribed > 0:
             return "completed"
         if 0 < completed < prescribed:
             return "partial"
-    has_ended = event.get("end_time") is not None or event.get("duration_minutes") is not None
+    has_ended = event.get("end_time", "ended_at") is not None or minutes_of(event) is not None
     return "completed" if has_ended else "started"
 
 
 def minutes_of(event: Event) -> float | None:
     """The duration that a session event states, if any."""
-    stated = event.get("duration_minutes")
+    stated, seconds = event.get("duration_minutes"), event.get("completion_summary/session_duration")
     if stated is not None:
         return float(stated)
-    start, end = event.time("start_time"), event.time("end_time")
+    if seconds is not None:
+        return float(seconds) / 60
+    start, end = event.time("start_time", "started_at"), event.time("end_time", "ended_at")
     return None if start is None or end is None else (end - start).total_seconds() / 60
 
 
 def quality_of(event: Event) -> float | None:
     """The quality that a session event states, if any."""
-    quality = event.get("overall_quality", "quality_score")
+    quality = event.get("overall_quality", "quality_score", "completion_summary/average_quality")
     return None if quality is None else float(quality)
 
 
@@ -387,7 +410,9 @@ def rep_of(event: Event) -> Rep:
         ts=event.ts,
         day=event.ts.date(),
         exercise_id=event.exercise_id,
-        score=Fraction(str(event.get("quality_score", "rep_quality", "form_score"))),
+        score=Fraction(
+            str(event.get("quality_score", "rep_quality", "form_score", "form_analysis/overall_score"))
+        ),
         issues=[
             (issue, "minor") if isinstance(issue, str) else (issue["type"], issue.get("severity") or "minor")
             for issue in issues
@@ -567,16 +592,18 @@ def _grouped(events: list[Event], id_field: str) -> dict[str, list[Event]]:
 def _alert_item(patient_id: str, item_id: str, events: list[Event]) -> Row:
     alert_type = _newest(events, "alert_type")
     context = {"alert_type": alert_type}
-    if (criteria := _newest(events, "trigger_criteria")) is not None:
-        context["trigger_criteria"] = criteria
+    for name in ("trigger_criteria", "pain_level"):
+        if (stated := _newest(events, name)) is not None:
+            context[name] = stated
     context |= _newest(events, "context") or {}
     stated_urgency = _newest(events, "urgency", "severity", "priority")
+    description = _newest(events, "description", "title", "message")
     return {
         "patient_id": patient_id,
         "item_id": item_id,
         "item_type": "alert",
         "therapist_id": _newest(events, "assigned_to"),
-        "description": _newest(events, "description", "title") or alert_type,
+        "description": alert_type if description is None else description,
         "context": context,
         **_item_fields(events, _urgency(stated_urgency), [_alert_status(event) for event in events]),
     }
@@ -593,7 +620,7 @@ def _feedback_item(patient_id: str, item_id: str, events: list[Event]) -> Row:
         "feedback_type": _newest(events, "feedback_type"),
         "target_session_id": _newest(events, "target_session_id", "session_id"),
         "content": objects[-1] if objects else None,
-        "pain_level": _newest(events, "pain_level"),
+        "pain_level": _newest(events, *_PAIN),
         "delivered_at": None if delivered_at is None else parse_time(delivered_at),
     }
     stated_urgency = _newest(events, "priority", "severity", "severity_level")
@@ -778,7 +805,8 @@ def _is_improved(reps: list[Rep], days: list[date], day: date) -> bool:
 def _pain_nudges(patient_id: str, events: list[Event]) -> list[Nudge]:
     nudges = []
     for event in events:
-        pain, about = event.get("pain_level"), (patient_id, "", "", event.ts, event.event_id)
+        names = _PAIN if event.kind == "feedback" else _PAIN[:1]
+        pain, about = event.get(*names), (patient_id, "", "", event.ts, event.event_id)
         if pain is not None and pain >= 7:
             nudges.append(Nudge("emergency", "pain_reported", "critical", *about))
         elif pain is not None and pain >= 4:

@@ -4,7 +4,8 @@ Both make `Plan`s, short descriptions of something that happens (a visit, some f
 and `build` turns plans into events. Hypothesis shrinks plans; the details of each come from its seed.
 
 Every event has its own `event_id`, and all that refers to one item or session agrees on what SPEC leaves
-open: its kind, its exercise, and whether its content is text or an object. Scores have up to 3 decimals.
+open: its kind, its exercise, and whether its content is text or an object. Fields come under all their names,
+with nulls under the others, integers as floats, and seconds of 60.
 """
 
 import zlib
@@ -20,6 +21,7 @@ from tests.oracle import Arrival, event_time
 # Not at midnight, so that the 28 days touch 29 dates; a Monday, so that they touch five weeks.
 WINDOW_START = datetime(2025, 3, 3, 6, 0, tzinfo=UTC)
 WINDOW_END = WINDOW_START + timedelta(days=28)
+EPOCH = "1970-01-01T00:00:00Z"
 SLOT = timedelta(minutes=15)
 SLOTS_PER_DAY = 96
 
@@ -188,11 +190,11 @@ def _visit(plan: Plan, rng: Random) -> list[_Draft]:
             )
             for ts in times
         ]
-    start: Body = {"session_id": session_id, **_stated(rng, 0.8, start_time=_time(rng, plan.at))}
+    start: Body = {"session_id": session_id, **_stated(rng, 0.8, **_start_time(rng, plan.at))}
     end = {
         "session_id": session_id,
-        "start_time": _time(rng, plan.at),
-        "end_time": _time(rng, plan.at + length),
+        **_start_time(rng, plan.at),
+        **_under(rng, _time(rng, plan.at + length), "end_time", "ended_at"),
         **_outcome(rng),
         **_ratings(plan, rng),
     }
@@ -211,35 +213,61 @@ def _nameless_session(plan: Plan, rng: Random) -> _Draft:
     """A session of one event, known by its event_id; only here an end may come without a start."""
     body = _session_fields(plan, rng)
     if rng.random() < 0.3:
-        body = {"end_time": _time(rng, plan.at + timedelta(minutes=20)), **_ratings(plan, rng)}
+        end = _time(rng, plan.at + timedelta(minutes=20))
+        body = {**_under(rng, end, "end_time", "ended_at"), **_ratings(plan, rng)}
     return _Draft("exercise_session", plan.at, body, rng.choice(_EXERCISES))
 
 
 def _session_fields(plan: Plan, rng: Random) -> Body:
     start = plan.at - rng.choice([0, 0, 2, 40]) * SLOT
     return {
-        **_stated(rng, 0.5, start_time=_time(rng, _inside(start))),
+        **_stated(rng, 0.5, **_start_time(rng, _inside(start))),
         **_stated(rng, 0.4, duration_minutes=rng.choice([0, 5, 9.5, 10, 30])),
         **_outcome(rng),
         **_ratings(plan, rng),
     }
 
 
+def _start_time(rng: Random, start: datetime) -> Body:
+    return _under(rng, _time(rng, start), "start_time", "started_at")
+
+
 def _outcome(rng: Random) -> Body:
-    prescribed = rng.choice([0, 10, 12])
+    statuses = ["completed", "completed", "partial", "aborted", "started"]
+    prescribed = _whole(rng, rng.choice([0, 10, 12]))
     return {
-        **_stated(rng, 0.5, completion_status=rng.choice(["completed", "completed", "partial", "aborted"])),
-        **_stated(rng, 0.4, prescribed_reps=prescribed),
-        **_stated(rng, 0.4, completed_reps=rng.choice([0, 4, 10, 12])),
+        **_stated(rng, 0.5, **_under(rng, rng.choice(statuses), "completion_status", "status")),
+        **_stated(rng, 0.4, **_under(rng, prescribed, "prescribed_reps", "target_reps")),
+        **_stated(rng, 0.4, completed_reps=_whole(rng, rng.choice([0, 4, 10, 12]))),
+        **_stated(rng, 0.3, prescription=_prescription(rng)),
+        **_stated(rng, 0.3, completion_summary=_summary(rng)),
+    }
+
+
+def _prescription(rng: Random) -> Any:
+    if rng.random() < 0.1:
+        return "3 x 10"
+    return {
+        **_stated(rng, 0.9, sets=_whole(rng, rng.choice([0, 1, 2]))),
+        **_stated(rng, 0.9, reps=_whole(rng, rng.choice([5, 6, None]))),
+        "exercise": "squat",
+    }
+
+
+def _summary(rng: Random) -> Body:
+    return {
+        **_stated(rng, 0.7, total_reps=_whole(rng, rng.choice([0, 4, 10, 12, None]))),
+        **_stated(rng, 0.7, average_quality=rng.choice([0.3, 0.65, 0.9, None])),
+        **_stated(rng, 0.7, session_duration=rng.choice([0, 599, 600, 1500.5, None])),
     }
 
 
 def _ratings(plan: Plan, rng: Random) -> Body:
-    quality = _name(rng, "overall_quality", "quality_score")
+    prescribed = rng.choice(_PRESCRIBED[plan.patient % 4])
     return {
-        **_stated(rng, 0.5, **{quality: _score(plan, rng)}),
+        **_stated(rng, 0.5, **_under(rng, _score(plan, rng), "overall_quality", "quality_score")),
         **_stated(rng, 0.15, pain_level=rng.choice([0, 3, 3.9, 4, 6.5, 7, 10])),
-        **_stated(rng, 0.15, prescribed_sessions_per_week=rng.choice(_PRESCRIBED[plan.patient % 4])),
+        **_stated(rng, 0.15, prescribed_sessions_per_week=_whole(rng, prescribed)),
         **_stated(rng, 0.1, device_info={"model": "band-2"}),
         **_stated(rng, 0.1, prescribed_exercise_id="plan-7"),
     }
@@ -258,16 +286,22 @@ def _burst(
     for number in range(1, count + 1):
         ts += timedelta(milliseconds=rng.choice([0, 2_500, 4_125, 9_000, 29_999, 30_000]))
         body = {
-            _name(rng, "quality_score", "rep_quality", "form_score"): _score(plan, rng),
-            **_stated(rng, 0.5, rep_number=number),
+            **_rep_score(rng, _score(plan, rng)),
+            **_stated(rng, 0.5, rep_number=_whole(rng, number)),
             **({} if session_id is None else {"session_id": session_id}),
-            **_stated(rng, 0.3, **{_name(rng, "form_issues", "form_errors", "anomalies"): _issues(rng)}),
-            **_stated(rng, 0.2, **{_name(rng, "confidence_rating", "confidence"): 0.9}),
+            **_stated(rng, 0.3, **_under(rng, _issues(rng), "form_issues", "form_errors", "anomalies")),
+            **_stated(rng, 0.2, **_under(rng, 0.9, "confidence_rating", "confidence")),
             **_stated(rng, 0.2, duration_ms=2100, range_of_motion=0.8, peak_velocity=0.4),
             **_stated(rng, 0.1, keypoints=[{"x": 0.25, "y": 0.5}], joint_angles={"knee": 87.5}),
         }
         drafts.append(_Draft("rep_observation", ts, body, exercise_id))
     return drafts
+
+
+def _rep_score(rng: Random, score: float) -> Body:
+    if rng.random() < 0.1:
+        return {"form_analysis": {"overall_score": score, "symmetry": None}, "quality_score": None}
+    return _under(rng, score, "quality_score", "rep_quality", "form_score")
 
 
 def _issues(rng: Random) -> list[Any]:
@@ -281,7 +315,7 @@ def _issue(rng: Random) -> Any:
     severity = rng.choice(["minor", "moderate", "major"])
     return {
         "type": issue_type,
-        **_stated(rng, 0.7, severity=severity),
+        **_stated(rng, 0.7, severity=rng.choice([severity, severity, severity, None])),
         **_stated(rng, 0.2, keypoint_deviation=0.125),
     }
 
@@ -297,23 +331,17 @@ def _feedback(plan: Plan, rng: Random) -> list[_Draft]:
 
 def _feedback_fields(rng: Random, feedback_id: str | None) -> Body:
     as_object = feedback_id is not None and zlib.crc32(feedback_id.encode()) % 2 == 0
-    text = rng.choice(["Well done.", "Keep the back straight.", "Café après-midi ✓"])
+    text = rng.choice(["Well done.", "Keep the back straight.", "Café après-midi ✓", ""])
+    content = {"text": text, **_stated(rng, 0.3, pain_level=rng.choice([2, 4.5, 8]))} if as_object else text
+    priority = rng.choice(["low", "medium", "high", "critical"])
     when = WINDOW_START + rng.randrange(28 * SLOTS_PER_DAY) * SLOT
     return {
         **({} if feedback_id is None else {"feedback_id": feedback_id}),
         **_stated(rng, 0.5, therapist_id=rng.choice(["t1", "t2"])),
         **_stated(rng, 0.5, feedback_type=rng.choice(["encouragement", "correction"])),
-        **_stated(rng, 0.3, **{_name(rng, "target_session_id", "session_id"): "s1"}),
-        **_stated(rng, 0.5, **{_name(rng, "content", "message"): {"text": text} if as_object else text}),
-        **_stated(
-            rng,
-            0.4,
-            **{
-                _name(rng, "priority", "severity", "severity_level"): rng.choice(
-                    ["low", "medium", "high", "critical"]
-                )
-            },
-        ),
+        **_stated(rng, 0.3, **_under(rng, "s1", "target_session_id", "session_id")),
+        **_stated(rng, 0.5, **_under(rng, content, "content", "message")),
+        **_stated(rng, 0.4, **_under(rng, priority, "priority", "severity", "severity_level")),
         **_stated(rng, 0.2, delivered_at=_time(rng, when)),
         **_stated(rng, 0.3, acknowledged_at=_time(rng, when)),
         **_stated(rng, 0.3, pain_level=rng.choice([0, 3, 4, 5.5, 7, 9])),
@@ -333,24 +361,25 @@ def _alert_fields(rng: Random, alert_id: str | None) -> Body:
     when = WINDOW_START + rng.randrange(28 * SLOTS_PER_DAY) * SLOT
     statuses = ["pending", "active", "acknowledged", "in_review", "resolved", "dismissed"]
     urgencies = ["low", "medium", "high", "critical", "urgent"]
+    description = rng.choice(["Please call", "Fell at home", ""])
     return {
         **({} if alert_id is None else {"alert_id": alert_id}),
-        "alert_type": rng.choice(["fall_risk", "no_show"]),
-        **_stated(rng, 0.5, **{_name(rng, "urgency", "severity", "priority"): rng.choice(urgencies)}),
-        **_stated(rng, 0.6, **{_name(rng, "resolution_status", "status"): rng.choice(statuses)}),
+        "alert_type": rng.choice(["fall_risk", "no_show", ""]),
+        **_stated(rng, 0.5, **_under(rng, rng.choice(urgencies), "urgency", "severity", "priority")),
+        **_stated(rng, 0.6, **_under(rng, rng.choice(statuses), "resolution_status", "status")),
         **_stated(rng, 0.3, trigger_criteria={"threshold": rng.choice([1, 2.5])}),
         **_stated(rng, 0.3, context={"room": rng.choice(["A", "B"]), "tags": ["x", {"n": 1}]}),
         **_stated(rng, 0.4, assigned_to=rng.choice(["t1", "t2"])),
-        **_stated(
-            rng, 0.4, **{_name(rng, "description", "title"): rng.choice(["Please call", "Fell at home"])}
-        ),
-        **_stated(rng, 0.2, sla_deadline=_time(rng, when)),
-        **_stated(rng, 0.2, resolved_at=_time(rng, when)),
+        **_stated(rng, 0.4, **_under(rng, description, "description", "title", "message")),
+        **_stated(rng, 0.2, pain_level=rng.choice([0, 3.9, 4, 6, 7, 10])),
+        **_stated(rng, 0.2, sla_deadline=rng.choice([EPOCH, _time(rng, when)])),
+        **_stated(rng, 0.2, resolved_at=rng.choice([EPOCH, _time(rng, when)])),
     }
 
 
 def _consent(plan: Plan, rng: Random, consents: Consents) -> _Draft:
-    names: Body = _stated(rng, 0.3, consent_id=f"c{plan.slot}") | _stated(rng, 0.2, scope={"video": False})
+    scope = rng.choice([{"video": False}, ["video", "motion"], [], None])
+    names: Body = _stated(rng, 0.3, consent_id=f"c{plan.slot}") | _stated(rng, 0.4, scope=scope)
     if rng.random() < 0.15:
         return _Draft(
             "consent", plan.at, {"consent_type": "research", "status": rng.choice(["granted", "revoked"])}
@@ -390,7 +419,7 @@ def _expiry(plan: Plan, rng: Random, consents: Consents) -> Body:
     choices = [WINDOW_END + timedelta(days=36_500)]
     if consents == "any":
         choices.append(_inside(plan.at + rng.choice([10, 300, 900]) * SLOT))
-    return _stated(rng, 0.4, expires_at=_time(rng, rng.choice(choices)))
+    return _stated(rng, 0.4, **_under(rng, _time(rng, rng.choice(choices)), "expires_at", "expiry"))
 
 
 # --- Details
@@ -402,12 +431,15 @@ def _arrival(plan: Plan, draft: _Draft, event_id: str, rng: Random, ts_from_publ
     envelope: dict[str, Any] = {
         "event_id": event_id,
         "kind": draft.kind,
-        _name(rng, "ts", "timestamp"): _time(rng, ts),
-        _name(rng, "subject_id", "patient_id"): f"p{plan.patient}",
+        **_under(rng, _time(rng, ts), "ts", "timestamp"),
+        **_under(rng, f"p{plan.patient}", "subject_id", "patient_id"),
         "body": draft.body | _stated(rng, 0.1, x_vendor={"ts": "kept out of the way"}),
-        **({} if draft.exercise_id is None else {"exercise_id": draft.exercise_id}),
         **_stated(rng, 0.4, meta=_meta(rng)),
     }
+    if draft.exercise_id is not None:
+        envelope |= _stated(rng, 0.3, exercise_id=None) or {"exercise_id": draft.exercise_id}
+        if envelope["exercise_id"] is None:
+            envelope["body"] |= _under(rng, draft.exercise_id, "exercise_id", "exercise_type")
     if ts_from_publish and rng.random() < 0.2:
         envelope.pop("ts", None)
         envelope.pop("timestamp", None)
@@ -419,7 +451,9 @@ def _meta(rng: Random) -> Body:
     return {
         **_stated(rng, 0.6, site_id=rng.choice(["north", "south"])),
         **_stated(rng, 0.3, phi=rng.choice([True, False])),
-        **_stated(rng, 0.3, version=1, correlation_id="corr-1", consent_id="c1"),
+        **_stated(
+            rng, 0.3, version=_whole(rng, 1), correlation_id=rng.choice(["corr-1", None]), consent_id="c1"
+        ),
     }
 
 
@@ -437,7 +471,8 @@ def _score(plan: Plan, rng: Random) -> float | int:
     low, high = _LOWEST_SCORE[plan.patient % 4], _HIGHEST_SCORE[plan.patient % 4]
     if plan.patient % 4 == 0 and rng.random() < 0.2:
         return rng.choice([0, 0.5, 0.6, 0.7, 0.85, 1])
-    return round(rng.uniform(low, high), 3)
+    score = rng.uniform(low, high)
+    return score if rng.random() < 0.1 else round(score, 3)
 
 
 def _inside(time: datetime) -> datetime:
@@ -448,8 +483,15 @@ def _microseconds(time: datetime) -> int:
     return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
-def _name(rng: Random, name: str, *aliases: str) -> str:
-    return rng.choice([name, name, *aliases])
+def _under(rng: Random, value: Any, *names: str) -> Body:
+    """The value under one of the names; now and then with null under those before it."""
+    at = names.index(rng.choice([names[0], *names]))
+    return dict.fromkeys(names[:at] if rng.random() < 0.3 else ()) | {names[at]: value}
+
+
+def _whole(rng: Random, number: int | None) -> int | float | None:
+    """Now and then as a float, as some senders write whole numbers."""
+    return float(number) if number is not None and rng.random() < 0.2 else number
 
 
 def _stated(rng: Random, share: float, **fields: Any) -> Body:
@@ -467,4 +509,7 @@ def _time(rng: Random, time: datetime) -> str:
         time.replace(tzinfo=None).isoformat(),
         (time + ahead).replace(tzinfo=None).isoformat() + "+05:30",
     ]
+    if time.second == 0 and rng.random() < 0.1:
+        minute_before = time - timedelta(minutes=1)
+        forms = [f"{minute_before:%Y-%m-%dT%H:%M}:60{time:.%f}Z"]
     return rng.choice(forms)

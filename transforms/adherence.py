@@ -384,7 +384,7 @@ class Adherence(Projector[AdherenceState]):
             day, ended = session.day, session.rank != _STARTED and session.first[0] >= state.horizon_us
             if not ended or day - first_day < level.after_days:
                 continue
-            average = _percentage(completed - bisect_right(calendar.completed, day - days), prescribed)
+            average = _exact_percentage(completed - bisect_right(calendar.completed, day - days), prescribed)
             if holds(average, level.percent):
                 yield Finding(
                     rule=rule,
@@ -393,7 +393,7 @@ class Adherence(Projector[AdherenceState]):
                     newest_us=session.first[0],
                     exercise_id="",
                     session_id=session.session_id,
-                    data={f"rolling_{days}day_avg": average},
+                    data={f"rolling_{days}day_avg": round(average, 6)},
                     triggered_by=session.first[1],
                     repeat_days=level.repeat_days,
                 )
@@ -440,7 +440,12 @@ def pain_finding(
 
 
 def _percentage(done: int, prescribed: int) -> float:
-    return round(100 * min(1.0, done / prescribed), 6)
+    return round(_exact_percentage(done, prescribed), 6)
+
+
+def _exact_percentage(done: int, prescribed: int) -> float:
+    """For comparisons: what is shown is rounded, what is compared is not."""
+    return min(100.0, 100 * done / prescribed)
 
 
 def _decision_columns(decision: Decision) -> dict[str, Any]:

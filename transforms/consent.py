@@ -62,7 +62,10 @@ class ConsentLog:
     def next_change_us(self, now_us: int) -> int | None:
         """The next time after now at which the status may change by itself, or null."""
         times = [
-            time for d in self.decisions for time in (d.effective_us, d.expires_us) if time and time > now_us
+            time
+            for decision in self.decisions
+            for time in (decision.effective_us, decision.expires_us)
+            if time is not None and time > now_us
         ]
         return min(times, default=None)
 

@@ -1,5 +1,13 @@
-"""From a message's bytes to the JSON objects in it."""
+"""From a message's bytes to the JSON objects in it.
 
+An element of an array stands or falls alone: where the array as a whole is not JSON, brackets and
+quotes tell its elements apart, and each of them is decoded by itself. So what is wrong inside one
+(half of a surrogate pair, a number that no double holds, NaN, bytes that are not UTF-8) is that
+element's. Where brackets or quotes do not match, or the text is in another encoding, there are no elements.
+"""
+
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -12,6 +20,11 @@ from transforms.message import MAX_ARRAY_LENGTH, MAX_MESSAGE_BYTES, Message
 STAGE = "Validate"
 
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
+
+# A string may run on to the end of the text: so nothing is read twice, however many quotes there are.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[][{},]', re.DOTALL)
+_CLOSING = {b"[": b"]", b"{": b"}"}
+_BLANK = b" \t\n\r"
 
 
 # An object, with its own message; or what it becomes if it is none.
@@ -29,16 +42,84 @@ def decode(message: Message) -> list[Decoded]:
     try:
         content = orjson.loads(message.payload)
     except orjson.JSONDecodeError:
-        return [DeadLetter("malformed_json", STAGE, "message: not JSON in UTF-8", message)]
+        return _elements_apart(message)
     return _elements(message, content) if isinstance(content, list) else [_object(message, content)]
+
+
+def parts(text: bytes, opening: bytes) -> list[bytes] | None:
+    """The elements of an array (`opening` is `[`) or the members of an object (`{`), as they are written.
+
+    They need not be JSON themselves. Null if the text is not one array or object.
+    """
+    text = text.strip(_BLANK)
+    if not text.startswith(opening):
+        return None
+    if not text[1:-1].strip(_BLANK) and text.endswith(_CLOSING[opening]):
+        return []
+    try:
+        return list(_split(text))
+    except ValueError:
+        return None
+
+
+def _split(text: bytes) -> Iterator[bytes]:
+    """What lies between the commas of the outermost brackets. Raises ValueError if these do not match."""
+    awaited: list[bytes] = []
+    begin = 1
+    for token in _TOKEN.finditer(text):
+        sign = token[0]
+        if sign in _CLOSING:
+            awaited.append(_CLOSING[sign])
+        elif sign == b"," and len(awaited) == 1:
+            yield _part(text[begin : token.start()])
+            begin = token.end()
+        elif sign in (b"]", b"}") and awaited.pop() != sign:
+            raise ValueError("another bracket was open")
+        if not awaited:
+            break
+    if awaited or token.end() != len(text):
+        raise ValueError("not one pair of outermost brackets")
+    yield _part(text[begin:-1])
+
+
+def _part(text: bytes) -> bytes:
+    part = text.strip(_BLANK)
+    if not part:
+        raise ValueError("nothing between two commas")
+    return part
+
+
+def _elements_apart(message: Message) -> list[Decoded]:
+    """The elements of an array that is not JSON as a whole."""
+    elements = parts(message.payload, b"[")
+    if not elements:
+        return [_malformed(message)]
+    if len(elements) > MAX_ARRAY_LENGTH:
+        return [_too_many(message)]
+    return [_element(replace(message, payload=element)) for element in elements]
+
+
+def _element(message: Message) -> Decoded:
+    try:
+        return _object(message, orjson.loads(message.payload))
+    except orjson.JSONDecodeError:
+        return _malformed(message)
+
+
+def _malformed(message: Message) -> DeadLetter:
+    return DeadLetter("malformed_json", STAGE, "message: not JSON in UTF-8", message)
+
+
+def _too_many(message: Message) -> DeadLetter:
+    problem = f"message: an array of more than {MAX_ARRAY_LENGTH} events"
+    return DeadLetter("too_large", STAGE, problem, message)
 
 
 def _elements(message: Message, content: list[Any]) -> list[Decoded]:
     if not content:
         return [DeadLetter("not_an_event", STAGE, "message: an empty array", message)]
     if len(content) > MAX_ARRAY_LENGTH:
-        problem = f"message: an array of more than {MAX_ARRAY_LENGTH} events"
-        return [DeadLetter("too_large", STAGE, problem, message)]
+        return [_too_many(message)]
     raws = _ELEMENTS.decode(message.payload)
     return [
         _object(replace(message, payload=bytes(raw).strip()), element)

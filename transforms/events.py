@@ -1,27 +1,34 @@
 """The event: pydantic models of every kind, and the slim values that travel through the pipeline.
 
 The models are the contract's section 2: a union discriminated by `kind`, strict JSON types,
-aliases, defaults and ranges. `parse_event` turns one decoded JSON object into an `Event`, whose
-facts are plain tuples, because a pydantic object costs ten times as much to move between steps.
+aliases, defaults and ranges. Of a field's names the first that states something counts, in the order
+of its `AliasChoices`; a dotted one lies inside another field. A name that does not count is not
+validated. Null means absent, and a whole number is an integer however it is written.
+
+`parse_event` turns one decoded JSON object into an `Event`, whose facts are plain tuples, because a
+pydantic object costs ten times as much to move between steps.
 """
 
 import hashlib
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import orjson
 from pydantic import (
     AliasChoices,
+    AliasPath,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from transforms.message import Message
@@ -36,6 +43,9 @@ EARLIEST_US = to_micros(datetime(2000, 1, 1, tzinfo=UTC))
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
 
 
+_SECOND = slice(17, 19)
+
+
 def _parse_timestamp(value: object) -> object:
     if isinstance(value, str) and _RFC3339.fullmatch(value):
         try:
@@ -44,14 +54,31 @@ def _parse_timestamp(value: object) -> object:
                 return moment
             return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         except (ValueError, OverflowError):
-            pass
+            if value[_SECOND] == "60":
+                return _leap_second(value)
     raise PydanticCustomError("rfc3339", "Input should be an RFC 3339 date and time")
+
+
+def _leap_second(text: str) -> object:
+    """The next second: a `datetime` has no second 60."""
+    moment = _parse_timestamp(f"{text[: _SECOND.start]}59{text[_SECOND.stop :]}")
+    try:
+        return cast(datetime, moment) + timedelta(seconds=1)
+    except OverflowError:
+        raise PydanticCustomError("rfc3339", "Input should be an RFC 3339 date and time") from None
+
+
+def _whole(value: object) -> object:
+    # JSON has one type of number; 42.5 stays what it is and is refused.
+    return int(value) if type(value) is float and value.is_integer() else value
 
 
 Timestamp = Annotated[datetime, BeforeValidator(_parse_timestamp)]
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Score = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
+# Last of what applies to an `int`, for then it is asked first.
+WHOLE = BeforeValidator(_whole)
+Count = Annotated[int, Field(ge=0), WHOLE]
 PainLevel = Annotated[float, Field(ge=0, le=10)]
 
 
@@ -75,8 +102,37 @@ IssueSeverity = Literal["minor", "moderate", "major"]
 ISSUE_SEVERITIES = ("minor", "moderate", "major")
 
 
+def _names(*names: str) -> AliasChoices:
+    """A field's name and its aliases; a dotted one lies inside another field."""
+    return AliasChoices(*(AliasPath(*name.split(".")) if "." in name else name for name in names))
+
+
+def _dotted(choice: str | AliasPath) -> str:
+    return choice if isinstance(choice, str) else ".".join(map(str, choice.path))
+
+
+def _unless_stated(field: str) -> BeforeValidator:
+    """Of a source for another field: it is not read where that one is stated."""
+
+    def read(value: object, info: ValidationInfo) -> object:
+        return value if info.data.get(field) is None else None
+
+    return BeforeValidator(read)
+
+
+def _describe_names(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Says in the JSON schema of a model what else its fields are read from."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.validation_alias, AliasChoices):
+            others = ", ".join(f"`{_dotted(choice)}`" for choice in field.validation_alias.choices[1:])
+            shown = schema["properties"][name]
+            shown["description"] = " ".join([f"If absent: {others}.", *filter(None, [field.description])])
+
+
 class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True, extra="ignore", allow_inf_nan=False, json_schema_extra=_describe_names
+    )
 
 
 class Meta(_Model):
@@ -85,7 +141,7 @@ class Meta(_Model):
     phi: bool | None = True
     consent_id: str | None = None
     site_id: str | None = None
-    version: int | None = 1
+    version: Annotated[int, WHOLE] | None = 1
     correlation_id: str | None = None
 
 
@@ -109,40 +165,56 @@ class SessionBody(_Model):
 
     session_id: Identifier | None = None
     prescribed_exercise_id: str | None = None
-    start_time: Timestamp | None = None
-    end_time: Timestamp | None = None
-    completion_status: Literal["completed", "partial", "aborted"] | None = None
-    prescribed_reps: Count | None = None
-    completed_reps: Count | None = None
-    overall_quality: Score | None = Field(
-        None, validation_alias=AliasChoices("overall_quality", "quality_score")
+    start_time: Timestamp | None = Field(None, validation_alias=_names("start_time", "started_at"))
+    end_time: Timestamp | None = Field(None, validation_alias=_names("end_time", "ended_at"))
+    completion_status: Literal["completed", "partial", "aborted", "started"] | None = Field(
+        None, validation_alias=_names("completion_status", "status")
     )
-    duration_minutes: Annotated[float, Field(ge=0)] | None = None
+    prescribed_reps: Count | None = Field(
+        None,
+        validation_alias=_names("prescribed_reps", "target_reps"),
+        description="Else `prescription.sets` × `prescription.reps`.",
+    )
+    completed_reps: Count | None = Field(
+        None, validation_alias=_names("completed_reps", "completion_summary.total_reps")
+    )
+    overall_quality: Score | None = Field(
+        None,
+        validation_alias=_names("overall_quality", "quality_score", "completion_summary.average_quality"),
+    )
+    duration_minutes: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="If absent: `completion_summary.session_duration`, in seconds; else from start to end.",
+    )
     pain_level: PainLevel | None = None
-    prescribed_sessions_per_week: Annotated[int, Field(ge=1, le=21)] | None = None
+    prescribed_sessions_per_week: Annotated[int, Field(ge=1, le=21), WHOLE] | None = None
     device_info: dict[str, Any] | None = None
-
-    @model_validator(mode="after")
-    def _ends_after_start(self) -> "SessionBody":
-        if self.start_time and self.end_time and self.end_time < self.start_time:
-            raise PydanticCustomError("end_before_start", "end_time should not be before start_time")
-        return self
+    # Where reps and minutes are calculated from.
+    prescription_sets: SkipJsonSchema[Annotated[Count | None, _unless_stated("prescribed_reps")]] = Field(
+        None, validation_alias=AliasPath("prescription", "sets")
+    )
+    prescription_reps: SkipJsonSchema[Annotated[Count | None, _unless_stated("prescribed_reps")]] = Field(
+        None, validation_alias=AliasPath("prescription", "reps")
+    )
+    summary_seconds: SkipJsonSchema[
+        Annotated[Annotated[float, Field(ge=0)] | None, _unless_stated("duration_minutes")]
+    ] = Field(None, validation_alias=AliasPath("completion_summary", "session_duration"))
 
 
 class RepBody(_Model):
     """Body of a `rep_observation`."""
 
-    quality_score: Score = Field(validation_alias=AliasChoices("quality_score", "rep_quality", "form_score"))
-    rep_number: Annotated[int, Field(ge=1)] | None = None
-    session_id: Identifier | None = None
-    confidence_rating: Score | None = Field(
-        None, validation_alias=AliasChoices("confidence_rating", "confidence")
+    quality_score: Score = Field(
+        validation_alias=_names("quality_score", "rep_quality", "form_score", "form_analysis.overall_score")
     )
+    rep_number: Annotated[int, Field(ge=1), WHOLE] | None = None
+    session_id: Identifier | None = None
+    confidence_rating: Score | None = Field(None, validation_alias=_names("confidence_rating", "confidence"))
     duration_ms: Annotated[float, Field(gt=0)] | None = None
     range_of_motion: float | None = None
     peak_velocity: float | None = None
     form_issues: list[_Issue] | None = Field(
-        None, validation_alias=AliasChoices("form_issues", "form_errors", "anomalies")
+        None, validation_alias=_names("form_issues", "form_errors", "anomalies")
     )
     keypoints: list[Any] | None = None
     joint_angles: dict[str, Any] | None = None
@@ -154,16 +226,14 @@ class FeedbackBody(_Model):
     feedback_id: Identifier | None = None
     therapist_id: str | None = None
     feedback_type: str | None = None
-    target_session_id: str | None = Field(
-        None, validation_alias=AliasChoices("target_session_id", "session_id")
-    )
-    content: str | dict[str, Any] | None = Field(None, validation_alias=AliasChoices("content", "message"))
-    priority: Priority | None = Field(
-        None, validation_alias=AliasChoices("priority", "severity", "severity_level")
-    )
+    target_session_id: str | None = Field(None, validation_alias=_names("target_session_id", "session_id"))
+    content: str | dict[str, Any] | None = Field(None, validation_alias=_names("content", "message"))
+    priority: Priority | None = Field(None, validation_alias=_names("priority", "severity", "severity_level"))
     delivered_at: Timestamp | None = None
     acknowledged_at: Timestamp | None = None
-    pain_level: PainLevel | None = None
+    pain_level: PainLevel | None = Field(
+        None, validation_alias=_names("pain_level", "content.pain_level", "message.pain_level")
+    )
 
 
 class AlertBody(_Model):
@@ -171,14 +241,13 @@ class AlertBody(_Model):
 
     alert_id: Identifier | None = None
     alert_type: str
-    urgency: Urgency | None = Field(None, validation_alias=AliasChoices("urgency", "severity", "priority"))
+    urgency: Urgency | None = Field(None, validation_alias=_names("urgency", "severity", "priority"))
     trigger_criteria: dict[str, Any] | None = None
     context: dict[str, Any] | None = None
     assigned_to: str | None = None
-    resolution_status: Status | None = Field(
-        None, validation_alias=AliasChoices("resolution_status", "status")
-    )
-    description: str | None = Field(None, validation_alias=AliasChoices("description", "title"))
+    resolution_status: Status | None = Field(None, validation_alias=_names("resolution_status", "status"))
+    description: str | None = Field(None, validation_alias=_names("description", "title", "message"))
+    pain_level: PainLevel | None = None
     sla_deadline: Timestamp | None = None
     resolved_at: Timestamp | None = None
 
@@ -191,8 +260,8 @@ class ConsentBody(_Model):
     granted: bool | None = None
     status: Literal["granted", "revoked", "expired", "pending"] | None = None
     effective_from: Timestamp | None = None
-    expires_at: Timestamp | None = None
-    scope: dict[str, Any] | None = None
+    expires_at: Timestamp | None = Field(None, validation_alias=_names("expires_at", "expiry"))
+    scope: dict[str, Any] | list[Any] | None = None
 
     @model_validator(mode="after")
     def _states_a_decision(self) -> "ConsentBody":
@@ -205,9 +274,11 @@ class ConsentBody(_Model):
 
 class _Envelope(_Model):
     event_id: Identifier | None = None
-    ts: Timestamp | None = Field(None, validation_alias=AliasChoices("ts", "timestamp"))
-    subject_id: Identifier = Field(validation_alias=AliasChoices("subject_id", "patient_id"))
-    exercise_id: Annotated[str, StringConstraints(max_length=128)] | None = None
+    ts: Timestamp | None = Field(None, validation_alias=_names("ts", "timestamp"))
+    subject_id: Identifier = Field(validation_alias=_names("subject_id", "patient_id"))
+    exercise_id: Annotated[str, StringConstraints(max_length=128)] | None = Field(
+        None, validation_alias=_names("exercise_id", "body.exercise_id", "body.exercise_type")
+    )
     meta: Meta | None = None
 
 
@@ -303,6 +374,8 @@ class AlertFact(Value, frozen=True, tag="alert"):
     context: str | None
     sla_deadline_us: int | None
     resolved_at_us: int | None
+    # At the end and with a default: events that an earlier release has encoded do not have it.
+    pain_level: float | None = None
 
 
 class ConsentFact(Value, frozen=True, tag="consent"):
@@ -381,15 +454,16 @@ def parse_event(content: dict[str, Any], message: Message, now_us: int) -> Event
     if not isinstance(kind, str) or kind not in _FACTS:
         reason = "unknown_kind" if isinstance(kind, str) else "invalid_schema"
         raise InvalidEventError(reason, [FieldError("kind", f"Input should be one of {', '.join(KINDS)}")])
+    stated = _stated(content)
     try:
-        model = _VALIDATE[kind](content)
+        model = _VALIDATE[kind](stated)
     except ValidationError as error:
         raise InvalidEventError("invalid_schema", _field_errors(error)) from None
     ts_us = message.first_publish_us if model.ts is None else to_micros(model.ts)
     event_id = model.event_id or content_id(content)
     latest_us = now_us + FUTURE_TOLERANCE_US
     if not EARLIEST_US <= ts_us <= latest_us or kind == "exercise_session":
-        _check_times(model, ts_us, latest_us)
+        _check_times(model, stated, ts_us, latest_us)
     return Event(
         event_id,
         kind,
@@ -402,9 +476,24 @@ def parse_event(content: dict[str, Any], message: Message, now_us: int) -> Event
     )
 
 
+def _stated(content: dict[str, Any]) -> dict[str, Any]:
+    """The envelope and its body without nulls, so that an alias counts where a field is null.
+
+    Deeper nulls hide no other name, and what is kept as it is sent (`context`, `device_info`) keeps its own.
+    """
+    body = content.get("body")
+    if type(body) is dict and None in body.values():
+        content = content | {"body": _without_nulls(body)}
+    return _without_nulls(content) if None in content.values() else content
+
+
+def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def _field_errors(error: ValidationError) -> list[FieldError]:
-    details = error.errors(include_url=False, include_context=False, include_input=False)
-    return [FieldError(_field_path(detail), detail["msg"]) for detail in details]
+    details = error.errors(include_url=False, include_context=False)
+    return [FieldError(_field_path(detail), _rule(detail)) for detail in details]
 
 
 def _field_path(detail: ErrorDetails) -> str:
@@ -412,12 +501,23 @@ def _field_path(detail: ErrorDetails) -> str:
     return ".".join(str(part) for part in loc) or "event"
 
 
-def _check_times(model: _Envelope, ts_us: int, latest_us: int) -> None:
-    times = [("ts", ts_us)]
+def _rule(detail: ErrorDetails) -> str:
+    return "Field required" if detail["input"] is None else detail["msg"]
+
+
+def _check_times(model: _Envelope, stated: dict[str, Any], ts_us: int, latest_us: int) -> None:
+    times = [(_written(stated, "ts", "timestamp"), ts_us)]
     if isinstance(model, ExerciseSession):
         # A session is filed under the day it began, so a start that cannot be true would misplace it.
-        stated = (("body.start_time", model.body.start_time), ("body.end_time", model.body.end_time))
-        times += [(field, to_micros(time)) for field, time in stated if time]
+        start_us, end_us = _micros(model.body.start_time), _micros(model.body.end_time)
+        start = f"body.{_written(stated['body'], 'start_time', 'started_at')}"
+        end = f"body.{_written(stated['body'], 'end_time', 'ended_at')}"
+        if start_us is not None and end_us is not None and end_us < start_us:
+            problem = FieldError(end, f"Input should not be before {start}")
+            raise InvalidEventError("invalid_schema", [problem])
+        times += [
+            (field, time_us) for field, time_us in ((start, start_us), (end, end_us)) if time_us is not None
+        ]
     errors = [
         FieldError(field, "Input should be from 2000-01-01 to 5 minutes from now")
         for field, time_us in times
@@ -427,14 +527,21 @@ def _check_times(model: _Envelope, ts_us: int, latest_us: int) -> None:
         raise InvalidEventError("timestamp_out_of_range", errors)
 
 
+def _written(fields: dict[str, Any], name: str, alias: str) -> str:
+    """The name under which the sender states a field."""
+    return alias if name not in fields and alias in fields else name
+
+
+def _micros(moment: datetime | None) -> int | None:
+    return None if moment is None else to_micros(moment)
+
+
 def _session_fact(event_id: str, ts_us: int, body: SessionBody) -> SessionFact:
-    duration = body.duration_minutes
-    if duration is None and body.start_time and body.end_time:
-        duration = (body.end_time - body.start_time).total_seconds() / 60
+    duration = _duration_minutes(body)
     return SessionFact(
         session_id=body.session_id or event_id,
         status=_session_status(body, duration),
-        start_us=to_micros(body.start_time) if body.start_time else None,
+        start_us=_micros(body.start_time),
         quality=body.overall_quality,
         duration_minutes=duration,
         pain_level=body.pain_level,
@@ -442,16 +549,36 @@ def _session_fact(event_id: str, ts_us: int, body: SessionBody) -> SessionFact:
     )
 
 
+def _duration_minutes(body: SessionBody) -> float | None:
+    if body.duration_minutes is not None:
+        return body.duration_minutes
+    if body.summary_seconds is not None:
+        return body.summary_seconds / 60
+    if body.start_time is None or body.end_time is None:
+        return None
+    return (body.end_time - body.start_time).total_seconds() / 60
+
+
+def _prescribed_reps(body: SessionBody) -> int | None:
+    if (
+        body.prescribed_reps is None
+        and body.prescription_sets is not None
+        and body.prescription_reps is not None
+    ):
+        return body.prescription_sets * body.prescription_reps
+    return body.prescribed_reps
+
+
 def _session_status(body: SessionBody, duration: float | None) -> str:
-    if body.completion_status:
+    if body.completion_status is not None:
         return body.completion_status
-    prescribed, completed = body.prescribed_reps, body.completed_reps
-    if prescribed and completed is not None:
-        if completed >= prescribed:
+    prescribed, completed = _prescribed_reps(body), body.completed_reps
+    if prescribed is not None and completed is not None:
+        if completed >= prescribed > 0:
             return "completed"
-        if completed > 0:
+        if 0 < completed < prescribed:
             return "partial"
-    return "completed" if body.end_time or duration is not None else "started"
+    return "started" if body.end_time is None and duration is None else "completed"
 
 
 def _rep_fact(_event_id: str, _ts_us: int, body: RepBody) -> RepFact:
@@ -466,7 +593,7 @@ def _feedback_fact(event_id: str, _ts_us: int, body: FeedbackBody) -> FeedbackFa
         "target_session_id": body.target_session_id,
         "content": None if is_text else _encoded(cast("dict[str, Any] | None", body.content)),
         "pain_level": body.pain_level,
-        "delivered_at": to_rfc3339(to_micros(body.delivered_at)) if body.delivered_at else None,
+        "delivered_at": None if body.delivered_at is None else to_rfc3339(to_micros(body.delivered_at)),
     }
     return FeedbackFact(
         feedback_id=body.feedback_id or event_id,
@@ -489,17 +616,20 @@ def _alert_fact(event_id: str, _ts_us: int, body: AlertBody) -> AlertFact:
         description=body.description,
         trigger_criteria=_encoded(body.trigger_criteria),
         context=_encoded(body.context),
-        sla_deadline_us=to_micros(body.sla_deadline) if body.sla_deadline else None,
-        resolved_at_us=to_micros(body.resolved_at) if body.resolved_at else None,
+        sla_deadline_us=_micros(body.sla_deadline),
+        resolved_at_us=_micros(body.resolved_at),
+        pain_level=body.pain_level,
     )
 
 
 def _consent_fact(_event_id: str, ts_us: int, body: ConsentBody) -> ConsentFact:
+    effective_us = _micros(body.effective_from)
     return ConsentFact(
+        # An empty type names none.
         consent_type=body.consent_type or "data_collection",
         status=body.status or ("granted" if body.granted else "revoked"),
-        effective_us=to_micros(body.effective_from) if body.effective_from else ts_us,
-        expires_us=to_micros(body.expires_at) if body.expires_at else None,
+        effective_us=ts_us if effective_us is None else effective_us,
+        expires_us=_micros(body.expires_at),
     )
 
 
@@ -532,4 +662,4 @@ _FACTS: dict[str, Callable[[str, int, Any], Fact]] = {
     "alert": _alert_fact,
     "consent": _consent_fact,
 }
-_NOT_A_FIELD = {*KINDS, "str", "dict[str,any]"}
+_NOT_A_FIELD = {*KINDS, "str", "dict[str,any]", "list[any]"}

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,8 +26,13 @@ WINDOW_DAYS = 7
 CRITICAL_SCORE = 0.50
 TREND_STEP = 0.05
 
-# Scores are summed as integers, so that the sum does not depend on the order of arrival.
-_SCORE_UNIT = 1_000_000
+# Scores are summed as integers, so that the sum does not depend on the order of arrival, and as the decimal
+# numbers that were sent: those of 0.1 and more exactly, smaller ones to 17 decimals. Millionths and what is
+# left over are summed apart, so that each sum fits into 64 bits.
+_DIGITS = 17
+_SCORE_UNIT = 10**_DIGITS
+_MILLION = 1_000_000
+_UNITS_IN_MILLIONTH = _SCORE_UNIT // _MILLION
 # Percentiles need a histogram only; half of this step is well within the 0.01 that is promised.
 _BINS = 200
 
@@ -41,7 +47,10 @@ TABLE = "quality"
 
 
 class DayStats(msgspec.Struct, array_like=True, gc=False):
-    """The repetitions of one exercise on one day; adding them in any order gives the same."""
+    """The repetitions of one exercise on one day; adding them in any order gives the same.
+
+    `score_sum` is in millionths, `score_rest` what that leaves out, in units of 10⁻¹⁷.
+    """
 
     reps: int = 0
     score_sum: int = 0
@@ -50,6 +59,8 @@ class DayStats(msgspec.Struct, array_like=True, gc=False):
     last_us: int = 0
     histogram: dict[int, int] = {}
     issues: dict[str, int] = {}
+    # At the end and with a default: a state of release 0.1.0 does not have it.
+    score_rest: int = 0
 
     def add(self, ts_us: int, fact: RepFact) -> None:
         """Takes a repetition in."""
@@ -58,7 +69,9 @@ class DayStats(msgspec.Struct, array_like=True, gc=False):
         if ts_us > self.last_us:
             self.last_us = ts_us
         self.reps += 1
-        self.score_sum += round(fact.score * _SCORE_UNIT)
+        millionths, rest = _millionths(fact.score)
+        self.score_sum += millionths
+        self.score_rest += rest
         self.critical += fact.score < CRITICAL_SCORE
         bin_index = round(fact.score * _BINS)
         self.histogram[bin_index] = self.histogram.get(bin_index, 0) + 1
@@ -67,7 +80,7 @@ class DayStats(msgspec.Struct, array_like=True, gc=False):
 
 
 class Window(NamedTuple):
-    """Days added up; `score_sum` in millionths."""
+    """Days added up; `score_sum` in units of 10⁻¹⁷."""
 
     reps: int
     score_sum: int
@@ -81,14 +94,22 @@ class Window(NamedTuple):
         reps = score_sum = critical = 0
         for member in members:
             reps += member.reps
-            score_sum += member.score_sum
+            score_sum += member.score_sum * _UNITS_IN_MILLIONTH + member.score_rest
             critical += member.critical
         return cls(reps, score_sum, critical, members)
 
     @property
     def average(self) -> float:
         """The mean score; there must be repetitions."""
-        return self.score_sum / self.reps / _SCORE_UNIT
+        return self.score_sum / (self.reps * _SCORE_UNIT)
+
+    def is_under(self, score: float) -> bool:
+        """Whether the mean, not rounded, is less than `score`."""
+        return self.score_sum < self.reps * _in_units(score)
+
+    def is_over(self, score: float) -> bool:
+        """Whether the mean, not rounded, is more than `score`."""
+        return self.score_sum > self.reps * _in_units(score)
 
     @property
     def critical_percentage(self) -> float:
@@ -111,7 +132,7 @@ class Window(NamedTuple):
             return "stable"
         # In whole numbers, because 0.85 − 0.80 is less than 0.05 in binary fractions.
         difference = self.score_sum * before.reps - before.score_sum * self.reps
-        step = round(TREND_STEP * _SCORE_UNIT) * self.reps * before.reps
+        step = _in_units(TREND_STEP) * self.reps * before.reps
         if abs(difference) < step:
             return "stable"
         return "improving" if difference > 0 else "declining"
@@ -397,7 +418,7 @@ class Quality(Projector[QualityState]):
         limits = self.settings.policy.quality_degradation
         for day in days:
             week = windows[day]
-            slipped = week.average < limits.average or week.critical_percentage >= limits.critical_percent
+            slipped = week.is_under(limits.average) or week.critical_percentage >= limits.critical_percent
             if week.reps >= limits.min_reps and slipped:
                 yield self._day_finding(
                     "quality_degradation", exercise_id, by_day[day], week, limits.repeat_days
@@ -415,7 +436,7 @@ class Quality(Projector[QualityState]):
         for day in days:
             since = day - limits.days + 1
             steady = first_day <= since and all(
-                windows[d].average > limits.average for d in range(day, since - 1, -1) if d in by_day
+                windows[d].is_over(limits.average) for d in range(day, since - 1, -1) if d in by_day
             )
             if steady:
                 yield self._day_finding(
@@ -441,6 +462,19 @@ class Quality(Projector[QualityState]):
             triggered_by=None,
             repeat_days=repeat_days,
         )
+
+
+def _millionths(score: float) -> tuple[int, int]:
+    """The score in whole millionths, and the rest in units of 10⁻¹⁷."""
+    millionths = round(score * _MILLION)
+    if millionths / _MILLION == score:
+        return millionths, 0
+    return divmod(_in_units(score), _UNITS_IN_MILLIONTH)
+
+
+def _in_units(score: float) -> int:
+    """The decimal number that stands for the score, in units of 10⁻¹⁷."""
+    return int(Decimal(repr(score)).scaleb(_DIGITS).to_integral_value())
 
 
 def _added_up[K: (int, str)](counts: Iterable[dict[K, int]]) -> dict[K, int]:

@@ -126,17 +126,19 @@ class WorkQueueState(PatientState):
 
 def _context(item: Item[Any]) -> str | None:
     """What the item's events state beyond the columns, as an encoded JSON object."""
-    known = item.value("context")
-    context = orjson.loads(known) if known else {}
-    if item.value("alert_type"):
-        criteria = item.value("trigger_criteria")
-        stated = {"alert_type": item.value("alert_type")}
-        context = stated | ({"trigger_criteria": orjson.loads(criteria)} if criteria else {}) | context
+    context: dict[str, Any] = {}
     for name in item.statements:
         if name.startswith(_DETAIL):
             value = item.value(name)
             detail = name.removeprefix(_DETAIL)
             context[detail] = orjson.loads(value) if detail == "content" else value
+    alert_type, criteria, known = (item.value(name) for name in ("alert_type", "trigger_criteria", "context"))
+    if alert_type is not None:
+        context["alert_type"] = alert_type
+    if criteria is not None:
+        context["trigger_criteria"] = orjson.loads(criteria)
+    if known is not None:
+        context |= orjson.loads(known)
     return orjson.dumps(context, option=orjson.OPT_SORT_KEYS).decode() if context else None
 
 
@@ -157,11 +159,23 @@ class WorkQueue(Projector[WorkQueueState]):
         outcome = self.admit(state, event, event.ts_us, now_us)
         if outcome == PROCESSED and isinstance(fact, AlertFact):
             self._merge_alert(state, event, fact)
+            self._report_pain(state, event, fact.pain_level, cause, now_us, output)
         elif outcome == PROCESSED and isinstance(fact, FeedbackFact):
             self._merge_feedback(state, event, fact)
-            if finding := pain_finding(self.settings, event, fact.pain_level, None):
-                self.say_at_once(state, finding, cause, now_us, output)
+            self._report_pain(state, event, fact.pain_level, cause, now_us, output)
         return outcome
+
+    def _report_pain(
+        self,
+        state: WorkQueueState,
+        event: Event,
+        level: float | None,
+        cause: Cause,
+        now_us: int,
+        output: Output,
+    ) -> None:
+        if finding := pain_finding(self.settings, event, level, None):
+            self.say_at_once(state, finding, cause, now_us, output)
 
     @staticmethod
     def _item(state: WorkQueueState, item_id: str, item_type: str, event: Event) -> tuple[Item[Any], _Stamp]:
@@ -187,6 +201,7 @@ class WorkQueue(Projector[WorkQueueState]):
         item.state("context", stamp, fact.context)
         item.state("sla_deadline", stamp, fact.sla_deadline_us)
         item.state("resolved_at", stamp, fact.resolved_at_us)
+        item.state(f"{_DETAIL}pain_level", stamp, fact.pain_level)
         if fact.urgency == "critical":
             item.critical = min(item.critical, stamp) if item.critical else stamp
         if item.critical:
@@ -286,8 +301,12 @@ class WorkQueue(Projector[WorkQueueState]):
     def _columns(item: Item[Any], patient_id: str, visible: bool) -> dict[str, Any]:
         rank, reached_us, _, status = item.status
         urgency = item.value("urgency") or "medium"
-        deadline_us = item.value("sla_deadline") or item.first[0] + DEADLINES_US[urgency]
-        resolved_us = item.value("resolved_at") or (reached_us if rank == _FINAL_RANK else None)
+        deadline_us, resolved_us = item.value("sla_deadline"), item.value("resolved_at")
+        if deadline_us is None:
+            deadline_us = item.first[0] + DEADLINES_US[urgency]
+        if resolved_us is None and rank == _FINAL_RANK:
+            resolved_us = reached_us
+        description = item.value("description")
         return {
             "item_id": item.item_id,
             "patient_id": patient_id,
@@ -296,7 +315,7 @@ class WorkQueue(Projector[WorkQueueState]):
             "item_type": item.item_type,
             "urgency": urgency,
             "priority": PRIORITIES[urgency],
-            "description": item.value("description") or item.value("alert_type"),
+            "description": item.value("alert_type") if description is None else description,
             "status": status,
             "created_at": to_rfc3339(item.first[0]),
             "sla_deadline": to_rfc3339(deadline_us),

@@ -118,6 +118,42 @@ def test_each_event_of_a_batch_stands_alone(api: Api) -> None:
     assert SECRET not in answer.text
 
 
+UNREADABLE = [rb'"\ud83d"', b"1e400", b"9" * 400, b'"\xff"', b"NaN", b"01", b'"\n"']
+
+
+@pytest.mark.parametrize("value", UNREADABLE, ids=lambda value: repr(value[:10]))
+def test_an_event_of_a_batch_that_is_not_json_takes_no_other_along(api: Api, value: bytes) -> None:
+    def post(*events: bytes) -> httpx.Response:
+        content = b'{"source": "a:b", "events": [' + b", ".join(events) + b"]}"
+        return api.client.post("/api/v1/events/batch", content=content, headers=JSON)
+
+    for position in range(3):
+        events = [orjson.dumps(envelope()) for _ in range(3)]
+        events[position] = events[position][:-1] + b',"note":{"of":' + value + b"}}"
+        answer = post(*events)
+        assert answer.status_code == 207
+        results = answer.json()["results"]
+        statuses = [201] * 3
+        statuses[position] = 400
+        assert [(result["index"], result["status"]) for result in results] == list(enumerate(statuses))
+        assert results[position]["validation_errors"] == [
+            {"field": "event", "message": "Input should be JSON in UTF-8"}
+        ]
+    alone = post(events[2])
+    assert (alone.status_code, alone.json()["error"]) == (400, "malformed_json")
+    assert alone.json()["validation_errors"] == [
+        {"field": "events.0", "message": "Input should be JSON in UTF-8"}
+    ]
+    # By itself it is the body that is not JSON.
+    single = api.client.post("/api/v1/events", content=events[2], headers=JSON)
+    assert (single.status_code, single.json()["error"]) == (400, "malformed_json")
+    for body in (
+        b'{"events": {"of": ' + value + b"}}",
+        b'{"events": [' + value + b"}",
+    ):
+        assert api.client.post("/api/v1/events/batch", content=body, headers=JSON).status_code == 400
+
+
 def test_a_batch_without_a_valid_event_is_refused(api: Api) -> None:
     answer = api.batch([{"kind": "alert", "subject_id": PATIENT, "body": {}}, []])
     assert answer.status_code == 422

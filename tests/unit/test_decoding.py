@@ -186,14 +186,9 @@ def test_deep_nesting(levels: int, around: bytes) -> None:
     assert alone.message.payload == payload
     if levels == 2000:
         assert isinstance(alone, DeadLetter)
-    among = outcomes(b"[" + VALID + b"," + payload + b"]")
-    if len(among) == 2:
-        assert isinstance(among[0], Event)
-        assert among[1].message.payload == payload
-    else:
-        (letter,) = among
-        assert isinstance(letter, DeadLetter)
-        assert letter.reason == "malformed_json"
+    first, second = outcomes(b"[" + VALID + b"," + payload + b"]")
+    assert isinstance(first, Event)
+    assert second == alone
 
 
 def check(payload: bytes) -> list[Event | DeadLetter]:
@@ -202,7 +197,8 @@ def check(payload: bytes) -> list[Event | DeadLetter]:
     try:
         content = orjson.loads(payload)
     except orjson.JSONDecodeError:
-        content = None
+        check_apart(payload, found)
+        return found
     is_many = isinstance(content, list) and 1 <= len(content) <= MAX_ARRAY_LENGTH
     assert len(found) == (len(content) if is_many and len(payload) <= MAX_MESSAGE_BYTES else 1)
     if not is_many:
@@ -210,6 +206,119 @@ def check(payload: bytes) -> list[Event | DeadLetter]:
     else:
         assert [orjson.loads(outcome.message.payload) for outcome in found] == content
     return found
+
+
+def check_apart(payload: bytes, found: list[Event | DeadLetter]) -> None:
+    """What is not JSON as a whole comes out whole, or as the parts of an array: every byte, and in order."""
+    if [outcome.message.payload for outcome in found] == [payload]:
+        assert isinstance(found[0], DeadLetter)
+        assert found[0].reason == "malformed_json"
+        return
+    rest, signs = payload, b""
+    for outcome in found:
+        element = outcome.message.payload
+        assert outcomes(element) == [outcome] or element.startswith(b"[")
+        between, _, rest = rest.partition(element)
+        signs += between
+    assert b"".join((signs + rest).split()) == b"[" + b"," * (len(found) - 1) + b"]"
+    assert any(isinstance(outcome, DeadLetter) for outcome in found)
+
+
+BAD_ELEMENTS = [
+    VALID.replace(b"p1", rb"\ud83d"),
+    VALID.replace(b"p1", rb"\udc00\ud83d").replace(b'"x"', rb'"x","note":"\ud83d"'),
+    VALID[:-1] + rb',"\ud83d":1}',
+    VALID[:-1] + b',"unknown":1e400}',
+    VALID[:-1] + b',"unknown":-1e400}',
+    VALID[:-1] + b',"unknown":{"deep":[' + b"9" * 400 + b"]}}",
+    VALID.replace(b'"x"', b"9" * 400),
+    VALID.replace(b"p1", b"\xff"),
+    VALID.replace(b"p1", b"\xed\xa0\x80"),
+    VALID.replace(b"p1", b"caf\xe9"),
+    VALID.replace(b'"x"', b"NaN"),
+    VALID.replace(b'"x"', b"-Infinity"),
+    VALID.replace(b'"x"', b"01"),
+    VALID.replace(b"p1", b"\n"),
+    VALID.replace(b"p1", rb"\x41"),
+    VALID.replace(b"p1", rb"]}\",[{\\\ud800"),
+    VALID.replace(b'"x"', b"{'a': [1]}"),
+    VALID + VALID,
+    b"undefined",
+    b"NaN",
+    b"1e400",
+    rb'"\ud83d"',
+]
+
+
+@pytest.mark.parametrize("bad", BAD_ELEMENTS, ids=lambda bad: repr(bad[-60:]))
+def test_a_bad_element_takes_no_neighbour_along_wherever_it_stands(bad: bytes) -> None:
+    neighbours = [VALID.replace(b"e1", f"e{number}, ]}}".encode()) for number in range(3)]
+    for position in range(4):
+        elements = [*neighbours[:position], bad, *neighbours[position:]]
+        found = outcomes(b"\n[ " + b" ,\t".join(elements) + b"\r]\n")
+        assert [outcome.message.payload for outcome in found] == elements
+        letter = found.pop(position)
+        assert isinstance(letter, DeadLetter)
+        assert letter.reason == "malformed_json"
+        assert all(isinstance(outcome, Event) for outcome in found)
+    assert only_letter(b"[" + bad + b"]").message.payload == bad
+    if not bad.startswith(VALID):
+        assert only_letter(bad).reason == "malformed_json"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"[%s,%s",
+        b"[%s,%s]]",
+        b"[%s,%s}",
+        b"[%s,%s]x",
+        b"[%s,,%s]",
+        b"[,%s,%s]",
+        b"[%s,%s,]",
+        b"[%s,%s][]",
+        b"[[%s,%s]",
+        b"[{%s,%s]",
+        b'["%s,%s]',
+        b"x[%s,%s]",
+        b"\xef\xbb\xbf[%s,%s]",
+        b"%s,%s",
+    ],
+    ids=repr,
+)
+def test_where_brackets_or_quotes_do_not_match_there_are_no_elements(payload: bytes) -> None:
+    for second in (VALID, BAD_ELEMENTS[0], BAD_ELEMENTS[3]):
+        whole = payload.replace(b"%s", VALID, 1).replace(b"%s", second)
+        letter = only_letter(whole)
+        assert (letter.reason, letter.message.payload) == ("malformed_json", whole)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_text_in_another_encoding_has_no_elements(encoding: str) -> None:
+    whole = (b"[" + VALID + b"," + VALID + b"]").decode().encode(encoding)
+    letter = only_letter(whole)
+    assert (letter.reason, letter.message.payload) == ("malformed_json", whole)
+
+
+def test_too_many_elements_are_too_many_if_one_of_them_is_bad() -> None:
+    def array(length: int) -> bytes:
+        return b"[" + b",".join([b"{}"] * (length - 1) + [b"1e400"]) + b"]"
+
+    found = outcomes(array(MAX_ARRAY_LENGTH))
+    assert len(found) == MAX_ARRAY_LENGTH
+    letter = only_letter(array(MAX_ARRAY_LENGTH + 1))
+    assert (letter.reason, letter.message.payload) == ("too_large", array(MAX_ARRAY_LENGTH + 1))
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.sampled_from([*BAD_ELEMENTS, VALID, b"{}", b"5"]) | st.binary(max_size=6), max_size=5),
+    st.data(),
+)
+def test_any_array_of_anything(elements: list[bytes], data: st.DataObject) -> None:
+    whole = b"[" + b",".join(elements) + b"]"
+    check(whole)
+    check(whole[: data.draw(st.integers(0, len(whole)))])
 
 
 def test_ten_thousand_fuzzed_inputs() -> None:

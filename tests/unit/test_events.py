@@ -1,6 +1,7 @@
 """Every alias, default, rule and range of the contract's section 2."""
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,13 +9,15 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
+from pydantic import TypeAdapter
 
 from transforms.events import (
     KINDS,
     AlertFact,
     ConsentFact,
     Event,
+    EventModel,
     FeedbackFact,
     InvalidEventError,
     RepFact,
@@ -140,7 +143,7 @@ def test_wrong_values_in_the_envelope(field: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("phi", "yes"), ("phi", 1), ("consent_id", 1), ("site_id", 7), ("version", "1"), ("version", 1.0)],
+    [("phi", "yes"), ("phi", 1), ("consent_id", 1), ("site_id", 7), ("version", "1"), ("version", 1.5)],
 )
 def test_wrong_values_in_meta(field: str, value: object) -> None:
     error = refusal(envelope("feedback", meta={field: value}))
@@ -218,6 +221,11 @@ def test_microseconds_are_kept() -> None:
         " 2025-03-20T10:00:00Z",
         "2025-03-20T10:00:00Z\n",
         "٢٠٢٥-03-20T10:00:00Z",
+        "2016-12-31T23:59:61Z",
+        "2016-12-31T23:60:60Z",
+        "2016-12-31T25:00:60Z",
+        "2016-02-30T23:59:60Z",
+        "9999-12-31T23:59:60Z",
         "0001-01-01T00:00:00+01:00",
         "9999-12-31T23:59:59-01:00",
     ],
@@ -228,6 +236,22 @@ def test_what_is_no_time(field: str, value: object) -> None:
     error = refusal(content)
     assert error.reason == "invalid_schema"
     assert error.errors[0].field in ("ts", "timestamp")
+
+
+@pytest.mark.parametrize(
+    ("text", "next_second"),
+    [
+        ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00Z"),
+        ("2016-12-31T23:59:60.25Z", "2017-01-01T00:00:00.25Z"),
+        ("2016-12-31t23:59:60z", "2017-01-01T00:00:00Z"),
+        ("2016-12-31 23:59:60", "2017-01-01T00:00:00Z"),
+        ("2016-12-31T15:59:60-08:00", "2017-01-01T00:00:00Z"),
+        ("2017-01-01T05:29:60.999999+05:30", "2017-01-01T00:00:00.999999Z"),
+        ("2016-12-31T10:30:60Z", "2016-12-31T10:31:00Z"),
+    ],
+)
+def test_a_leap_second_is_the_next_second(text: str, next_second: str) -> None:
+    assert parse(envelope("feedback", ts=text)).ts_us == to_micros(datetime.fromisoformat(next_second))
 
 
 EARLIEST_US = to_micros(datetime(2000, 1, 1, tzinfo=UTC))
@@ -284,6 +308,10 @@ def test_other_times_may_lie_in_the_future_but_must_be_times(kind: str, field: s
     ("kind", "name", "aliases", "value"),
     [
         ("exercise_session", "overall_quality", ["quality_score"], 0.4),
+        ("exercise_session", "start_time", ["started_at"], "2025-03-20T09:00:00Z"),
+        ("exercise_session", "end_time", ["ended_at"], "2025-03-20T09:30:00Z"),
+        ("exercise_session", "completion_status", ["status"], "aborted"),
+        ("exercise_session", "completion_status", ["status"], "started"),
         ("rep_observation", "quality_score", ["rep_quality", "form_score"], 0.4),
         ("rep_observation", "confidence_rating", ["confidence"], 0.4),
         ("rep_observation", "form_issues", ["form_errors", "anomalies"], ["lean"]),
@@ -293,7 +321,8 @@ def test_other_times_may_lie_in_the_future_but_must_be_times(kind: str, field: s
         ("feedback", "priority", ["severity", "severity_level"], "high"),
         ("alert", "urgency", ["severity", "priority"], "high"),
         ("alert", "resolution_status", ["status"], "in_review"),
-        ("alert", "description", ["title"], "fell"),
+        ("alert", "description", ["title", "message"], "fell"),
+        ("consent", "expires_at", ["expiry"], "2025-05-20T09:30:00Z"),
     ],
 )
 def test_aliases_of_bodies(kind: str, name: str, aliases: list[str], value: object) -> None:
@@ -309,24 +338,191 @@ def test_aliases_of_bodies(kind: str, name: str, aliases: list[str], value: obje
         assert error.errors[0].field in {f"body.{field}" for field in (name, *aliases)}
 
 
+# The names of each field, in the order in which they count; a dotted one lies inside another field.
+NAMES: list[tuple[str, list[str], list[Any]]] = [
+    (
+        "exercise_session",
+        ["body.start_time", "body.started_at"],
+        [f"2025-03-20T09:0{n}:00Z" for n in range(2)],
+    ),
+    ("exercise_session", ["body.end_time", "body.ended_at"], [f"2025-03-20T09:0{n}:00Z" for n in range(2)]),
+    ("exercise_session", ["body.completion_status", "body.status"], ["partial", "aborted"]),
+    (
+        "exercise_session",
+        ["body.overall_quality", "body.quality_score", "body.completion_summary.average_quality"],
+        [0.1, 0.2, 0.3],
+    ),
+    (
+        "rep_observation",
+        ["body.quality_score", "body.rep_quality", "body.form_score", "body.form_analysis.overall_score"],
+        [0.1, 0.2, 0.3, 0.4],
+    ),
+    ("rep_observation", ["body.form_issues", "body.form_errors", "body.anomalies"], [["a"], ["b"], ["c"]]),
+    ("feedback", ["body.target_session_id", "body.session_id"], ["s1", "s2"]),
+    ("feedback", ["body.content", "body.message"], ["one", "two"]),
+    ("feedback", ["body.priority", "body.severity", "body.severity_level"], ["low", "high", "critical"]),
+    ("feedback", ["body.pain_level", "body.content.pain_level"], [1, 2]),
+    ("feedback", ["body.pain_level", "body.message.pain_level"], [1, 2]),
+    ("alert", ["body.urgency", "body.severity", "body.priority"], ["low", "high", "urgent"]),
+    ("alert", ["body.resolution_status", "body.status"], ["in_review", "resolved"]),
+    ("alert", ["body.description", "body.title", "body.message"], ["one", "two", "three"]),
+    ("consent", ["body.expires_at", "body.expiry"], [f"2025-05-20T09:0{n}:00Z" for n in range(2)]),
+    *(
+        (kind, names, values)
+        for kind in KINDS
+        for names, values in (
+            (["ts", "timestamp"], [f"2025-03-20T09:0{n}:00Z" for n in range(2)]),
+            (["subject_id", "patient_id"], ["p2", "p3"]),
+            (["exercise_id", "body.exercise_id", "body.exercise_type"], ["squat", "bridge", "lunge"]),
+        )
+    ),
+]
+
+
+def with_values(kind: str, values: dict[str, Any]) -> dict[str, Any]:
+    """An event with just these values by path, and what it must state besides."""
+    besides = {"event_id": "e1", "ts": TS, "subject_id": "p1"}
+    besides |= {f"body.{name}": value for name, value in LEAST[kind].items()}
+    if values.keys() & {"body.end_time", "body.ended_at"}:
+        besides["body.start_time"] = "2025-03-20T08:00:00Z"
+    for of_kind, names, _ in NAMES:
+        if of_kind == kind and values.keys() & {*names}:
+            besides.pop(names[0], None)
+    content: dict[str, Any] = {"kind": kind, "body": {}}
+    for path, value in (besides | values).items():
+        *containers, name = path.split(".")
+        inner = content
+        for container in containers:
+            inner = inner.setdefault(container, {})
+        inner[name] = value
+    return content
+
+
+def read(kind: str, values: dict[str, Any]) -> tuple[Any, ...]:
+    """All that such an event says, but for a feedback's text, which some paths lie in."""
+    event = parse(with_values(kind, values))
+    said = event.fact
+    if isinstance(said, FeedbackFact) and any(path.endswith(".pain_level") for path in values):
+        said = replace(said, details={}, description=None)
+    return (*astuple(event)[:6], said)
+
+
+@pytest.mark.parametrize(("kind", "names", "values"), NAMES, ids=lambda value: str(value)[:60])
+def test_the_first_name_that_states_something_counts(kind: str, names: list[str], values: list[Any]) -> None:
+    wanted = [read(kind, {names[0]: value}) for value in values]
+    assert len({repr(each) for each in wanted}) == len(values)
+    for first, path in enumerate(names):
+        # Null hides no other name, whether it stands before or behind the one that counts.
+        for others in ({}, dict.fromkeys(names, None)):
+            assert read(kind, others | {path: values[first]}) == wanted[first]
+        later = dict(zip(names[first:], values[first:], strict=True))
+        assert read(kind, dict.fromkeys(names[:first]) | later) == wanted[first]
+
+
+@pytest.mark.parametrize(("kind", "names", "values"), NAMES, ids=lambda value: str(value)[:60])
+def test_a_name_is_refused_as_it_is_written_and_only_where_it_counts(
+    kind: str, names: list[str], values: list[Any]
+) -> None:
+    for position, path in enumerate(names):
+        error = refusal(with_values(kind, {names[0]: None} | {path: True}))
+        assert error.reason == "invalid_schema"
+        assert {problem.field for problem in error.errors} == {path}
+        if position and path != "body.message.pain_level":
+            assert read(kind, {names[0]: values[0], path: True}) == read(kind, {names[0]: values[0]})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("name", "alias"), [("ts", "timestamp")])
+def test_a_time_out_of_range_is_named_as_it_is_written(kind: str, name: str, alias: str) -> None:
+    content = envelope(kind, ts=None) | {name: None, alias: "1999-12-31T23:59:59Z"}
+    assert [problem.field for problem in refusal(content).errors] == [alias]
+    if kind == "exercise_session":
+        error = refusal(envelope(kind, {"start_time": None, "started_at": "1999-12-31T23:59:59Z"}))
+        assert [problem.field for problem in error.errors] == ["body.started_at"]
+
+
+REQUIRED = [("subject_id",), ("body",), ("body", "quality_score"), ("body", "form_issues", 0, "type")]
+
+
+@pytest.mark.parametrize("path", REQUIRED, ids=str)
+def test_null_in_place_of_what_is_required_is_missing(path: tuple[Any, ...]) -> None:
+    content = envelope("rep_observation", {"form_issues": [{"type": "lean", "severity": None}]})
+    assert parse(content).fact == RepFact(0.8, None, (("lean", None),))
+    inner: Any = content
+    for part in path[:-1]:
+        inner = inner[part]
+    inner[path[-1]] = None
+    assert refusal(content).errors == [(".".join(map(str, path)), "Field required")]
+
+
+def test_null_counts_as_absent_for_every_optional_field() -> None:
+    for kind in KINDS:
+        optional = {field for of_kind, field, _, _ in RANGES if of_kind == kind} - LEAST[kind].keys()
+        body = dict.fromkeys(optional) | LEAST[kind]
+        meta = dict.fromkeys(["phi", "consent_id", "site_id", "version", "correlation_id"])
+        assert parse(envelope(kind) | {"body": body, "meta": meta}) == parse(envelope(kind))
+
+
+def test_what_is_kept_as_it_is_sent_keeps_its_nulls() -> None:
+    said = fact("alert", {"context": {"room": None}, "trigger_criteria": {"a": [None]}})
+    assert (said.context, said.trigger_criteria) == ('{"room":null}', '{"a":[null]}')
+
+
+WHOLE_FIELDS = [
+    ("exercise_session", "body.prescribed_reps", "body.target_reps"),
+    ("exercise_session", "body.completed_reps", "body.completion_summary.total_reps"),
+    ("exercise_session", "body.prescribed_sessions_per_week", None),
+    ("exercise_session", "body.prescription.sets", None),
+    ("exercise_session", "body.prescription.reps", None),
+    ("rep_observation", "body.rep_number", None),
+    ("rep_observation", "meta.version", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"), [(kind, path) for kind, *paths in WHOLE_FIELDS for path in paths if path], ids=str
+)
+def test_a_whole_number_is_an_integer_however_it_is_written(kind: str, path: str) -> None:
+    around = {
+        "body.prescribed_reps": {"body.completed_reps": 7},
+        "body.target_reps": {"body.completed_reps": 7},
+        "body.completed_reps": {"body.prescribed_reps": 10},
+        "body.completion_summary.total_reps": {"body.prescribed_reps": 10},
+        "body.prescription.sets": {"body.prescription.reps": 1, "body.completed_reps": 7},
+        "body.prescription.reps": {"body.prescription.sets": 1, "body.completed_reps": 7},
+    }.get(path, {})
+
+    def content(written: str) -> dict[str, Any]:
+        stated = with_values(kind, around | {path: 4242})
+        decoded: dict[str, Any] = orjson.loads(orjson.dumps(stated).replace(b"4242", written.encode()))
+        return decoded
+
+    wanted = parse(content("10"))
+    for written in ("10.0", "1e1", "1E+1", "100e-1", "10.000"):
+        assert parse(content(written)) == wanted
+    for written in ("10.5", "1e-1", "true", '"10"', '"10.0"', "[10]", "-10.0"):
+        if (path, written) != ("meta.version", "-10.0"):
+            assert {problem.field for problem in refusal(content(written)).errors} == {path}
+
+
 RANGES: list[tuple[str, str, list[Any], list[Any]]] = [
     ("exercise_session", "session_id", ["s", "s" * 128], ["", "s" * 129, 1]),
     ("exercise_session", "prescribed_exercise_id", ["x"], [1]),
     (
         "exercise_session",
         "completion_status",
-        ["completed", "partial", "aborted"],
-        ["started", "Done", 1, ""],
+        ["completed", "partial", "aborted", "started"],
+        ["Done", "active", 1, ""],
     ),
-    ("exercise_session", "prescribed_reps", [0, 1, 10**6], [-1, 1.0, 1.5, "1", True]),
-    ("exercise_session", "completed_reps", [0, 1, 10**6], [-1, 1.0, 1.5, "1", True]),
+    ("exercise_session", "prescribed_reps", [0, 1, 10**6, 1.0, -0.0, 1e300], [-1, -1.0, 1.5, "1", True]),
+    ("exercise_session", "completed_reps", [0, 1, 10**6, 1.0], [-1, 1.5, "1", True]),
     ("exercise_session", "overall_quality", [0, 1, 0.5], [-0.001, 1.001, "0.5", True, []]),
     ("exercise_session", "duration_minutes", [0, 0.5, 600], [-0.1, "5", True]),
     ("exercise_session", "pain_level", [0, 10, 6.5], [-0.1, 10.1, "7", False]),
-    ("exercise_session", "prescribed_sessions_per_week", [1, 21], [0, 22, 2.0, "2", True]),
+    ("exercise_session", "prescribed_sessions_per_week", [1, 21, 2.0], [0, 0.0, 22, 22.0, 2.5, "2", True]),
     ("exercise_session", "device_info", [{}, {"a": {"b": 1}}], [[], "x", 1]),
     ("rep_observation", "quality_score", [0, 1, 0.5], [-0.001, 1.001, "0.5", True, None]),
-    ("rep_observation", "rep_number", [1, 500], [0, -1, 1.0, "1", True]),
+    ("rep_observation", "rep_number", [1, 500, 1.0], [0, 0.0, -1, 1.5, "1", True]),
     ("rep_observation", "session_id", ["s", "s" * 128], ["", "s" * 129, 1]),
     ("rep_observation", "confidence_rating", [0, 1, 0.5], [-0.001, 1.001, "0.5", True]),
     ("rep_observation", "duration_ms", [1, 0.1], [0, -1, "1", True]),
@@ -364,7 +560,8 @@ RANGES: list[tuple[str, str, list[Any], list[Any]]] = [
     ("consent", "consent_type", ["research"], [1, []]),
     ("consent", "granted", [True], ["true", 1, 0]),
     ("consent", "status", ["granted"], ["active", 1, ""]),
-    ("consent", "scope", [{}, {"video": False}], [[], "x"]),
+    ("alert", "pain_level", [0, 10, 6.5], [-0.1, 10.1, "7", False]),
+    ("consent", "scope", [{}, {"video": False}, [], ["video", {"of": "face"}]], [1, "x", True]),
 ]
 
 
@@ -409,6 +606,26 @@ def test_every_problem_is_named() -> None:
 
 
 # --- Bodies: what follows from them
+
+
+def test_the_json_schema_says_what_else_a_field_is_read_from() -> None:
+    schemas = TypeAdapter(EventModel).json_schema()["$defs"]
+    described: dict[str, set[str]] = {}
+    for name in ("SessionBody", "RepBody", "FeedbackBody", "AlertBody", "ConsentBody", "Alert"):
+        for field, schema in schemas[name]["properties"].items():
+            described.setdefault(field, set()).update(re.findall("`(.+?)`", schema.get("description", "")))
+    for _, (first, *others), _ in NAMES:
+        assert {other.removeprefix("body.") for other in others} <= {
+            other.removeprefix("body.") for other in described[first.removeprefix("body.")]
+        }
+    session = schemas["SessionBody"]["properties"]
+    assert "`prescription.sets` × `prescription.reps`" in session["prescribed_reps"]["description"]
+    assert "`completion_summary.session_duration`" in session["duration_minutes"]["description"]
+    assert not {"prescription", "completion_summary"} & session.keys()
+    assert not {"prescription_sets", "prescription_reps", "summary_seconds"} & session.keys()
+    integer = {"type": "integer", "minimum": 0}
+    assert session["prescribed_reps"]["anyOf"][0] == session["completed_reps"]["anyOf"][0] == integer
+    assert session["prescribed_sessions_per_week"]["anyOf"][0] == integer | {"minimum": 1, "maximum": 21}
 
 
 START, END = "2025-03-20T09:00:00Z", "2025-03-20T09:30:00Z"
@@ -460,10 +677,12 @@ def test_duration_of_a_session(body: dict[str, Any], minutes: float | None) -> N
     assert fact("exercise_session", body).duration_minutes == minutes
 
 
-def test_a_session_cannot_end_before_it_begins() -> None:
-    error = refusal(envelope("exercise_session", {"start_time": END, "end_time": START}))
+@pytest.mark.parametrize("start", ["start_time", "started_at"])
+@pytest.mark.parametrize("end", ["end_time", "ended_at"])
+def test_a_session_cannot_end_before_it_begins(start: str, end: str) -> None:
+    error = refusal(envelope("exercise_session", {start: END, end: START}))
     assert error.reason == "invalid_schema"
-    assert "end_time" in str(error)
+    assert error.errors == [(f"body.{end}", f"Input should not be before body.{start}")]
 
 
 def test_a_session_in_full() -> None:
@@ -521,7 +740,7 @@ def test_what_a_feedback_states() -> None:
 
 def test_what_an_alert_states() -> None:
     # A default is no statement: an event that says nothing of the urgency must not lower it.
-    least = AlertFact("e1", "fall_risk", None, None, None, None, None, None, None, None)
+    least = AlertFact("e1", "fall_risk", None, None, None, None, None, None, None, None, None)
     assert fact("alert", {}) == least
     body = {
         "alert_id": "a1",
@@ -531,6 +750,7 @@ def test_what_an_alert_states() -> None:
         "description": "fell",
         "trigger_criteria": {"z": 1, "a": 2},
         "context": {"room": "A"},
+        "pain_level": 5,
         "sla_deadline": END,
         "resolved_at": START,
     }
@@ -545,6 +765,7 @@ def test_what_an_alert_states() -> None:
         '{"room":"A"}',
         TS_US - HOUR_US // 2,
         TS_US - HOUR_US,
+        5.0,
     )
 
 
@@ -647,11 +868,17 @@ MARKER = "zq7SECRETzq7"
 FIELDS: dict[str, list[str]] = {
     kind: sorted({field for of_kind, field, _, _ in RANGES if of_kind == kind})
     + {
-        "exercise_session": ["start_time", "end_time", "quality_score"],
-        "rep_observation": ["rep_quality", "form_score", "confidence", "form_errors", "anomalies"],
+        "exercise_session": [
+            *("start_time", "started_at", "end_time", "ended_at", "quality_score", "status"),
+            *("target_reps", "prescription", "completion_summary", "exercise_type"),
+        ],
+        "rep_observation": [
+            *("rep_quality", "form_score", "form_analysis"),
+            *("confidence", "form_errors", "anomalies", "exercise_id"),
+        ],
         "feedback": ["delivered_at", "acknowledged_at", "message", "severity", "session_id"],
-        "alert": ["sla_deadline", "resolved_at", "title", "status", "severity", "priority"],
-        "consent": ["effective_from", "expires_at"],
+        "alert": ["sla_deadline", "resolved_at", "title", "message", "status", "severity", "priority"],
+        "consent": ["effective_from", "expires_at", "expiry"],
     }[kind]
     for kind in KINDS
 }
@@ -668,13 +895,25 @@ ENVELOPE_FIELDS = [
 ]
 
 
+INNER_FIELDS = [
+    "type",
+    "severity",
+    "sets",
+    "reps",
+    "total_reps",
+    "session_duration",
+    "overall_score",
+    "pain_level",
+]
+
+
 def marked() -> st.SearchStrategy[Any]:
     text = st.sampled_from([MARKER, MARKER * 20, f"2025-03-20T{MARKER}", f" {MARKER}\n"])
     return st.recursive(
         text,
         lambda inner: (
             st.lists(inner, min_size=1, max_size=3)
-            | st.dictionaries(st.sampled_from([MARKER, "type", "severity"]), inner, min_size=1, max_size=3)
+            | st.dictionaries(st.sampled_from([MARKER, *INNER_FIELDS]), inner, min_size=1, max_size=3)
         ),
         max_leaves=4,
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ingest.auth import Caller
-from ingest.intake import Accepted, Refused, accept, message, packed
+from ingest.intake import NOT_JSON, Accepted, Refused, accept, message, packed
 from tests.fuzzing import fuzzed
 from tests.strategies import random_arrivals
 from transforms.dead_letters import DeadLetter
@@ -63,6 +63,13 @@ def disordered(rng: Random, envelope: dict[str, Any]) -> dict[str, Any]:
         elif way == 1:
             changed[name] = None
     return changed
+
+
+def test_what_is_not_json_is_refused_as_that() -> None:
+    outcome = accept(b"1e400", NOT_JSON, NOW_US, ANYBODY)
+    assert isinstance(outcome, Refused)
+    assert (outcome.status, outcome.errors) == (400, [("event", "Input should be JSON in UTF-8")])
+    assert id_in_batch("key", NOT_JSON) is None
 
 
 def test_the_pipeline_makes_of_it_just_the_event_that_was_validated() -> None:

@@ -1,18 +1,22 @@
 """What is announced, how often, and what is taken back; what time alone brings about; what is forgotten."""
 
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from random import Random
 from typing import Any
 
 import msgspec
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.strategies import WINDOW_END, arrival_orders, random_arrivals
 from transforms.adherence import Adherence
-from transforms.events import Event, ReviewFact, parse_event
+from transforms.consent import ConsentLog, Decision
+from transforms.events import Event, RepFact, ReviewFact, parse_event
 from transforms.message import Message
-from transforms.policy import RULES
+from transforms.policy import RULES, AdherenceLevel, Policy
 from transforms.projection import (
     PROCESSED,
     SILENT_DAYS,
@@ -24,7 +28,7 @@ from transforms.projection import (
     Projector,
     Settings,
 )
-from transforms.quality import Quality
+from transforms.quality import DayStats, Quality, Window
 from transforms.times import DAY_US, HOUR_US, MINUTE_US, day_of, to_micros, to_rfc3339
 from transforms.work_queue import WorkQueue
 
@@ -149,11 +153,17 @@ def test_pain(pain: float, wanted: list[tuple[str, str, str]]) -> None:
     session = adherent(at(0)).tell("exercise_session", at(0), {"pain_level": pain})
     assert said(session) == wanted
     assert len(reviews(session)) == len(wanted)
-    queue = Patient(WorkQueue(Settings()), at(0))
-    feedback = queue.tell("feedback", at(0), {"pain_level": pain})
-    assert said(feedback) == wanted
-    items = {body["item_type"] for body in bodies(feedback)}
-    assert items == ({"feedback_needed", "review"} if wanted else {"feedback_needed"})
+    reports: list[tuple[str, str, dict[str, Any]]] = [
+        ("feedback", "feedback_needed", {"pain_level": pain}),
+        ("feedback", "feedback_needed", {"content": {"pain_level": pain}}),
+        ("alert", "alert", {"alert_type": "check_in", "pain_level": pain}),
+    ]
+    for kind, item_type, body in reports:
+        output = Patient(WorkQueue(Settings()), at(0)).tell(kind, at(0), body)
+        assert said(output) == wanted
+        rows = {row["item_type"]: row for row in bodies(output)}
+        assert rows.keys() == ({item_type, "review"} if wanted else {item_type})
+        assert orjson.loads(rows[item_type]["context"])["pain_level"] == pain
 
 
 @pytest.mark.parametrize(
@@ -195,6 +205,47 @@ def test_a_nudge_in_full() -> None:
         assert content["generated_at"] == to_rfc3339(at(0, 11))
         assert content["data"] in ({"duration_minutes": 5}, {"pain_level": 8})
     assert len(output.nudges) == 2
+
+
+EPOCH = "1970-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize("field", ["sla_deadline", "resolved_at"])
+@pytest.mark.parametrize("stated", [EPOCH, "1969-12-31T23:59:59.999999Z"])
+def test_the_first_moment_of_1970_is_a_time(field: str, stated: str) -> None:
+    queue = Patient(WorkQueue(Settings()), at(0))
+    (row,) = bodies(queue.tell("alert", at(0), {"alert_type": "x", "status": "resolved", field: stated}))
+    assert row[field] == stated
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "context"),
+    [
+        (
+            "alert",
+            {"alert_type": "", "title": "", "trigger_criteria": {"a": 1}},
+            {"alert_type": "", "trigger_criteria": {"a": 1}},
+        ),
+        ("feedback", {"content": "", "feedback_type": ""}, {"feedback_type": ""}),
+    ],
+)
+def test_an_empty_text_is_stated(kind: str, body: dict[str, Any], context: dict[str, Any]) -> None:
+    (row,) = bodies(Patient(WorkQueue(Settings()), at(0)).tell(kind, at(0), body))
+    assert row["description"] == ""
+    assert orjson.loads(row["context"]) == context
+
+
+@pytest.mark.parametrize("field", ["effective_from", "expires_at"])
+def test_a_consent_may_change_with_the_first_moment_of_1970(field: str) -> None:
+    log = ConsentLog([Decision(-DAY_US, at(0), "e1", "granted", None)])
+    change = (
+        Decision(0, at(0), "e2", "revoked", None)
+        if field == "effective_from"
+        else Decision(-1, 1, "e3", "granted", 0)
+    )
+    log.decisions.append(change)
+    assert log.next_change_us(-HOUR_US) == (0 if field == "effective_from" else -1)
+    assert log.next_change_us(-1) == 0
 
 
 # --- How often
@@ -262,6 +313,15 @@ def test_a_limit_holds_on_when_the_finding_that_set_it_has_aged_out() -> None:
         ([1.0] * 14 + [0.49] * 6, True),
         ([1.0] * 15 + [0.49] * 5, False),
         ([1.0] * 14 + [0.5] * 6, False),
+        # A float32 of 0.7, and what else rounds to 0.70 or adds up to it.
+        ([0.699999988079071] * 20, True),
+        ([0.7] * 19 + [0.6999999999999999], True),
+        ([0.7] * 19 + [0.7000000000000001], False),
+        ([0.6, 0.8] * 10, False),
+        ([0.55, 0.65, 0.75, 0.85] * 5, False),
+        ([0.1, 0.95, 0.8, 0.95] * 5, False),
+        ([2 / 3, 0.7333333333333334] * 10, False),
+        ([2 / 3, 0.7333333333333333] * 10, True),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -272,7 +332,7 @@ def test_thresholds_of_degradation(scores: list[float], is_degraded: bool) -> No
     assert (("quality_degradation", "alert", "high") in found) is is_degraded
 
 
-@pytest.mark.parametrize(("score", "wanted"), [(0.85, []), (0.851, [13])])
+@pytest.mark.parametrize(("score", "wanted"), [(0.85, []), (0.8500000000000001, [13]), (0.851, [13])])
 @pytest.mark.parametrize("worst_day", [None, 0])
 def test_thresholds_of_improvement(score: float, wanted: list[int], worst_day: int | None) -> None:
     patient = Patient(Quality(Settings()), at(0))
@@ -282,6 +342,64 @@ def test_thresholds_of_improvement(score: float, wanted: list[int], worst_day: i
         output = rep(patient, at(day), 0.7 if day == worst_day else score)
         announced += [day for kind in said(output) if kind == ("quality_improvement", "nudge", "low")]
     assert announced == ([] if worst_day == 0 else wanted)
+
+
+@pytest.mark.parametrize(
+    ("now", "trend"),
+    [
+        (0.85, "improving"),
+        (0.8499999999999999, "stable"),
+        (0.75, "declining"),
+        (0.7500000000000001, "stable"),
+        (0.8, "stable"),
+    ],
+)
+def test_thresholds_of_the_trend(now: float, trend: str) -> None:
+    patient = Patient(Quality(Settings()), at(8))
+    for score in (0.7, 0.9):
+        rep(patient, at(0), score)
+    (row,) = bodies(rep(patient, at(7), now))
+    assert row["quality_trend"] == trend
+    assert row["average_quality"] == round(now, 6)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.randoms(use_true_random=False))
+def test_a_days_sum_is_the_decimal_sum_in_any_order(scores: list[float], rng: Random) -> None:
+    one, other = DayStats(), DayStats()
+    for score in scores:
+        one.add(at(0), RepFact(score, None, ()))
+    rng.shuffle(scores)
+    for score in scores:
+        other.add(at(0), RepFact(score, None, ()))
+    assert (one.score_sum, one.score_rest) == (other.score_sum, other.score_rest)
+    assert max(one.score_sum, one.score_rest) < 2**63
+    wanted = sum(Fraction(repr(score)) for score in scores)
+    found = Fraction(one.score_sum, 10**6) + Fraction(one.score_rest, 10**17)
+    # The shortest decimal form of a double of 0.1 or more has at most 17 decimals.
+    tolerance = sum(score < 0.1 for score in scores) * Fraction(1, 2 * 10**17)
+    assert abs(found - wanted) <= tolerance
+
+
+def test_a_days_sum_of_release_0_1_0_goes_on() -> None:
+    stored = msgspec.msgpack.encode([2, 1_300_000, 0, at(0), at(0), {120: 1, 140: 1}, {}])
+    day = msgspec.msgpack.decode(stored, type=DayStats)
+    day.add(at(0), RepFact(0.7, None, ()))
+    assert Window.ending({day_of(at(0)): day}, day_of(at(0))).average == 2 / 3
+
+
+@pytest.mark.parametrize(("percent", "is_low"), [(33.3333331, False), (33.3333334, True)])
+def test_an_adherence_is_compared_as_it_is_and_shown_rounded(percent: float, is_low: bool) -> None:
+    level = AdherenceLevel(percent=percent, after_days=7, repeat_days=7)
+    policy = Policy(low_weekly_adherence=level)
+    patient = adherent(at(7), policy=policy, prescribed_sessions_per_week=3)
+    patient.tell("exercise_session", at(0), done())
+    output = patient.tell("exercise_session", at(7), done())
+    lows = [
+        orjson.loads(nudge.body)
+        for nudge in output.nudges
+        if nudge.attributes["type"] == "low_weekly_adherence"
+    ]
+    assert [low["data"] for low in lows] == [{"rolling_7day_avg": 33.333333}] * is_low
 
 
 @pytest.mark.parametrize(
