@@ -69,7 +69,7 @@ def test_what_is_not_json_is_refused_as_that() -> None:
     outcome = accept(b"1e400", NOT_JSON, NOW_US, ANYBODY)
     assert isinstance(outcome, Refused)
     assert (outcome.status, outcome.errors) == (400, [("event", "Input should be JSON in UTF-8")])
-    assert id_in_batch("key", NOT_JSON) is None
+    assert accept(b"{", NOT_JSON, NOW_US, ANYBODY, "key") == outcome
 
 
 def test_the_pipeline_makes_of_it_just_the_event_that_was_validated() -> None:
