@@ -12,8 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.by_hand import ByHand, bundles
-from tests.oracle import Arrival, Options, assert_nudges_equal, assert_rows_equal, current_rows, expected
-from tests.strategies import Consents, arrival_orders, arrival_sets, in_time_order, random_arrivals
+from tests.oracle import (
+    Arrival,
+    Options,
+    assert_nudges_equal,
+    assert_rows_equal,
+    current_rows,
+    expected,
+    too_late,
+)
+from tests.strategies import (
+    Consents,
+    arrival_orders,
+    arrival_sets,
+    in_time_order,
+    long_histories,
+    random_arrivals,
+)
 from transforms.adherence import Adherence, AdherenceState
 from transforms.consent import CONSENT_MODES, ConsentMode
 from transforms.events import Event, parse_event
@@ -71,6 +86,24 @@ def test_nudges_equal_the_independent_calculation(arrivals: list[Arrival], rng: 
     by_hand.take(messages)
     wanted = expected(arrivals, Options(now=NOW, rep_feedback=True)).nudges
     assert_nudges_equal(by_hand.nudges, wanted, rep_feedback=True)
+
+
+KINDS = ("exercise_session", "rep_observation", "alert", "feedback", "consent")
+
+
+@pytest.mark.parametrize("consent", CONSENT_MODES)
+@given(arrivals=long_histories(*KINDS), rng=st.randoms(use_true_random=False))
+def test_what_arrives_together_is_judged_by_the_newest_of_it(
+    consent: ConsentMode, arrivals: list[Arrival], rng: Random
+) -> None:
+    rng.shuffle(arrivals)
+    by_hand = ByHand(Settings(consent=consent), to_micros(datetime(2045, 1, 1, tzinfo=UTC)))
+    together: list[list[Arrival]] = []
+    for bundle in bundles(arrivals, rng):
+        together.append([arrivals[int(message.message_id)] for message in bundle])
+        by_hand.take(bundle)
+    late = {event_id for event_id, outcome in by_hand.outcomes.items() if outcome == "too_late"}
+    assert late == too_late(together, Options(consent=consent))
 
 
 class FromScratch(ByHand):
