@@ -1,8 +1,9 @@
 """A second, naive calculation of the projections and of the policy's nudges, for tests to compare with.
 
 It looks at the whole set of events at once, keeps no state, and shares no code with the pipeline. Events must
-be valid, must carry an `event_id`, and those of one patient must lie within 28 days: only there is the result
-independent of the order of arrival. Consents count as known before any other event arrives.
+be valid, must carry an `event_id`, and those of one patient must lie within 28 days, unless `Options` say
+otherwise: only there is the result independent of the order of arrival. Consents count as known before any
+other event arrives.
 
 Times are aware datetimes in UTC, days and weeks are dates, scores are exact fractions until the last step.
 """

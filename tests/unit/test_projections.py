@@ -15,10 +15,12 @@ from tests.by_hand import ByHand, bundles
 from tests.oracle import (
     Arrival,
     Options,
+    absences,
     assert_nudges_equal,
     assert_rows_equal,
     current_rows,
     expected,
+    parse_time,
     too_late,
 )
 from tests.strategies import (
@@ -104,6 +106,23 @@ def test_what_arrives_together_is_judged_by_the_newest_of_it(
         by_hand.take(bundle)
     late = {event_id for event_id, outcome in by_hand.outcomes.items() if outcome == "too_late"}
     assert late == too_late(together, Options(consent=consent))
+
+
+@given(arrivals=long_histories("exercise_session"))
+def test_every_absence_of_a_long_stream_is_said_once_and_stays_in_the_queue(arrivals: list[Arrival]) -> None:
+    by_hand = ByHand(Settings(nudge_max_age_hours=0), to_micros(datetime(2045, 1, 1, tzinfo=UTC)))
+    for arrival in sorted(arrivals, key=lambda arrival: _begun(arrival)):
+        by_hand.take(bundles([arrival], Random(1))[0])
+    wanted = sorted(json.dumps(data) for _, data in absences(arrivals))
+    said = [nudge["data"] for nudge in by_hand.nudges if nudge["type"] == "extended_absence"]
+    assert sorted(map(json.dumps, said)) == wanted
+    items = [json.loads(row["context"]) for row in current_rows(by_hand.rows["work_queue"], "work_queue")]
+    filed = [item["data"] for item in items if item["type"] == "extended_absence"]
+    assert sorted(map(json.dumps, filed)) == wanted
+
+
+def _begun(arrival: Arrival) -> datetime:
+    return parse_time(arrival.envelope["body"]["start_time"])
 
 
 class FromScratch(ByHand):
