@@ -306,18 +306,20 @@ class FindingLedger(msgspec.Struct, array_like=True):
         for finding in candidates:
             day = day_of(finding.at_us)
             if last_day is None:
-                last_day = self._last_day(scope_of(finding), since_us)
+                last_day = self._last_day(scope_of(finding), since_us, horizon_us)
             if last_day is None or day - last_day >= finding.repeat_days:
                 chosen.append(finding)
                 last_day = day
         return chosen
 
-    def _last_day(self, scope: str, until_us: int) -> int | None:
-        """The day of the newest finding of a scope that holds before a time."""
+    def _last_day(self, scope: str, since_us: int, horizon_us: int) -> int | None:
+        """The day of the newest finding of a scope among those that are not said again from a time on."""
         days = [
             entry.day
             for entry in self.found.values()
-            if entry.at_us < until_us and entry.standing and entry.scope == scope
+            if entry.standing
+            and entry.scope == scope
+            and (entry.at_us < since_us or entry.is_old(horizon_us))
         ]
         if scope in self.last_days:
             days.append(self.last_days[scope])
@@ -348,7 +350,7 @@ class FindingLedger(msgspec.Struct, array_like=True):
                 standing[key] = finding
         since_us = _examined_since_us(since_day, horizon_us)
         for key, entry in self.found.items():
-            is_examined = entry.at_us >= since_us or entry.is_open
+            is_examined = entry.is_open or (entry.at_us >= since_us and not entry.is_old(horizon_us))
             if is_examined and entry.standing and key not in standing:
                 entry.standing = entry.is_open = False
                 if entry.digest:

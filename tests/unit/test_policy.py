@@ -697,6 +697,15 @@ def test_a_late_session_makes_more_than_60_days_less() -> None:
     assert contexts == [{"last_session_day": "2025-03-03"}, {"last_session_day": "2025-04-07"}]
 
 
+def test_a_finding_about_a_session_that_began_after_its_report_stays() -> None:
+    patient = adherent(at(50))
+    patient.tell("exercise_session", at(0), done())
+    ahead = patient.tell("exercise_session", at(20), done(start_time=to_rfc3339(at(30))))
+    assert len(reviews(ahead)) == 2
+    later = patient.tell("exercise_session", at(50), done())
+    assert [fact for fact in reviews(later) if fact.withdrawn] == []
+
+
 def test_a_session_rated_long_after_it_began_stays_poor() -> None:
     patient = Patient(Quality(Settings()), at(60))
     patient.tell("exercise_session", at(30), {"session_id": "s"}, exercise_id="squat")
