@@ -62,6 +62,7 @@ class ByHand:
             chunk.sort(key=lambda event: (event.kind != "consent", event.ts_us, event.event_id))
             state = projector.state_type.decode(self.states.get((number, patient_id)))
             self.now_us += 1
+            projector.expect(state, chunk)
             for event in chunk:
                 cause = Cause(patient_id, event.event_id, event.message.publish_us)
                 outcome = projector.apply(state, event, cause, self.now_us, output)

@@ -1,8 +1,9 @@
 """A second, naive calculation of the projections and of the policy's nudges, for tests to compare with.
 
 It looks at the whole set of events at once, keeps no state, and shares no code with the pipeline. Events must
-be valid, must carry an `event_id`, and those of one patient must lie within 28 days: only there is the result
-independent of the order of arrival. Consents count as known before any other event arrives.
+be valid, must carry an `event_id`, and those of one patient must lie within 28 days, unless `Options` say
+otherwise: only there is the result independent of the order of arrival. Consents count as known before any
+other event arrives.
 
 Times are aware datetimes in UTC, days and weeks are dates, scores are exact fractions until the last step.
 """
@@ -63,13 +64,16 @@ class Options(NamedTuple):
 
     `now` (default: the clock) decides which consent is the newest in effect. `rep_feedback` also works out
     `form_correction` and `rep_quality`, whose limit of 30 s follows the order of arrival: rep observations
-    must then be given in the order of their `ts`.
+    must then be given in the order of their `ts`. `any_span` takes events that are more than 28 days apart,
+    as a bounded run does; of those, only adherence and its nudges are worked out for any set, and only if no
+    event states a prescription and no session has events more than 28 days apart.
     """
 
     consent: Literal["enforce", "require", "off"] = "enforce"
     prescribed_sessions_per_week: int = 7
     now: datetime | None = None
     rep_feedback: bool = False
+    any_span: bool = False
 
 
 class Nudge(NamedTuple):
@@ -189,7 +193,8 @@ def expected(arrivals: Sequence[Arrival], options: Options | None = None) -> Exp
 
 
 def _patient(events: list[Event], options: Options, now: datetime) -> Expected:
-    _check_span(events)
+    if not options.any_span:
+        _check_span(events)
     consents = _consents(events)
     others = [event for event in events if event.kind != "consent"]
     withheld = frozenset(event.event_id for event in others if _is_withheld(event, consents, options.consent))
@@ -710,6 +715,21 @@ def _gap_nudges(patient_id: str, sessions: list[_Session]) -> list[Nudge]:
     return nudges
 
 
+def absences(arrivals: Iterable[Arrival]) -> list[tuple[str, Row]]:
+    """Patient and `data` of each extended absence, if no consent withholds anything."""
+    events = [event for event in distinct_events(arrivals) if event.kind == "exercise_session"]
+    found = []
+    for patient_id in sorted({event.patient_id for event in events}):
+        own = [event for event in events if event.patient_id == patient_id]
+        days = sorted({session.day for session in _sessions(own)})
+        for before, after in pairwise(days):
+            if after - before > timedelta(days=60):
+                found.append((patient_id, {"absence": "more than 60 days"}))
+            elif after - before > timedelta(days=7):
+                found.append((patient_id, {"last_session_day": before.isoformat()}))
+    return found
+
+
 def _short_session_nudges(patient_id: str, sessions: list[_Session]) -> list[Nudge]:
     return [
         Nudge("nudge", "short_session", "low", patient_id, "", session.session_id, None, session.session_id)
@@ -846,6 +866,52 @@ def _rep_nudges(patient_id: str, reps: list[Rep]) -> list[Nudge]:
                 about = (patient_id, rep.exercise_id, "", None, rep.event_id)
                 nudges.append(Nudge("feedback", nudge_type, severity, *about))
     return nudges
+
+
+# --- Too late
+
+_COUNTED_OF = {
+    "exercise_session": {"exercise_session"},
+    "exercise_session rep_observation": {"rep_observation"},
+    "alert feedback": {"alert", "feedback"},
+}
+
+
+def too_late(bundles: Iterable[Iterable[Arrival]], options: Options | None = None) -> set[str]:
+    """The ids of the events that come too late in a stream, given as what arrives together, in its order.
+
+    Each projection judges by the events that it receives. No event may occur twice.
+    """
+    options = options or Options()
+    arrived: list[Event] = []
+    taken_in: dict[str, list[Event]] = {kinds: [] for kinds in _COUNTED_OF}
+    late = set()
+    for bundle in bundles:
+        together = distinct_events(bundle)
+        arrived += together
+        withheld = [event for event in together if _withheld_by(arrived, event, options)]
+        for kinds, counted in _COUNTED_OF.items():
+            received = [event for event in together if event.kind in (*kinds.split(), "consent")]
+            usable = taken_in[kinds] + [event for event in received if event not in withheld]
+            too_old = [event for event in received if _is_too_old(event, usable)]
+            late |= {event.event_id for event in too_old if event.kind in counted}
+            taken_in[kinds] = [event for event in usable if event not in too_old]
+    return late
+
+
+def _withheld_by(arrived: list[Event], event: Event, options: Options) -> bool:
+    consents = _consents([other for other in arrived if other.patient_id == event.patient_id])
+    return event.kind != "consent" and _is_withheld(event, consents, options.consent)
+
+
+def _is_too_old(event: Event, known: list[Event]) -> bool:
+    times = [_about(other) for other in known if other.patient_id == event.patient_id]
+    return event.kind != "consent" and bool(times) and max(times) - _about(event) > timedelta(days=28)
+
+
+def _about(event: Event) -> datetime:
+    """A session is about the time when it began, however much later it is reported."""
+    return min(event.ts, event.start) if event.kind == "exercise_session" else event.ts
 
 
 # --- Comparing with what a run wrote

@@ -104,6 +104,69 @@ def random_arrivals(
     return build(plans, consents=consents, duplicates=duplicates, ts_from_publish=ts_from_publish)
 
 
+def long_histories(*kinds: str, max_events: int = 30) -> st.SearchStrategy[list[Arrival]]:
+    """One patient's events of those kinds, 0 to 120 days from one to the next, in order of time.
+
+    Sessions may be reported weeks after they began, and in two events.
+    """
+    step = st.tuples(
+        st.sampled_from(kinds),
+        st.one_of(st.integers(0, 9), st.integers(0, 120)),
+        st.integers(0, SLOTS_PER_DAY - 1),
+        st.integers(0, 2**32 - 1),
+    )
+    return st.lists(step, max_size=max_events).map(_long_history)
+
+
+def random_history(rng: Random, sessions: int) -> list[Arrival]:
+    """The sessions of one patient over years; as `long_histories`."""
+    gaps = (rng.choice([0, 1, 1, 2, 3, 4, 5, 7, 8, rng.randrange(121)]) for _ in range(sessions))
+    return _long_history(
+        [("exercise_session", gap, rng.randrange(SLOTS_PER_DAY), rng.getrandbits(32)) for gap in gaps]
+    )
+
+
+def _long_history(steps: Iterable[tuple[str, int, int, int]]) -> list[Arrival]:
+    arrivals: list[Arrival] = []
+    day = 0
+    for number, (kind, gap, slot, seed) in enumerate(steps):
+        rng = Random(seed)
+        day += gap
+        for piece, (ts, body) in enumerate(_occurrence(kind, number, day, slot, rng)):
+            envelope = {
+                "event_id": _event_id(number, piece),
+                "kind": kind,
+                "ts": _time(rng, ts),
+                "subject_id": "p0",
+                "body": body,
+            }
+            arrivals.append(Arrival(envelope, _microseconds(ts)))
+    return arrivals
+
+
+def _occurrence(kind: str, number: int, day: int, slot: int, rng: Random) -> list[tuple[datetime, Body]]:
+    at = WINDOW_START + timedelta(days=day) + slot * SLOT
+    if kind == "consent":
+        return [(at, {"status": rng.choice(["granted", "granted", "pending", "revoked"])})]
+    if kind != "exercise_session":
+        required: dict[str, Body] = {
+            "rep_observation": {"quality_score": 0.8},
+            "alert": {"alert_type": "fall_risk"},
+        }
+        return [(at, required.get(kind, {}))]
+    status = rng.choice(["completed", "completed", "completed", "partial", "aborted"])
+    whole: Body = {
+        "session_id": f"s{number}",
+        "start_time": _time(rng, at),
+        "completion_status": status,
+        "duration_minutes": rng.choice([5, 30]),
+    }
+    reported_at = at + rng.choice([0, 0, 0, 1, 12, 27, 50]) * timedelta(days=1)
+    started: Body = {"session_id": f"s{number}", "start_time": _time(rng, at)}
+    pieces = [(at, started), (reported_at, whole)]
+    return rng.choice([pieces, pieces, pieces[1:], pieces[1:], pieces[:1]])
+
+
 def _patient_plans(rng: Random, patient: int, consents: Consents) -> list[Plan]:
     def plan(scene: Scene, day: int) -> Plan:
         return Plan(scene, patient, day, rng.randrange(SLOTS_PER_DAY), rng.getrandbits(32))

@@ -2,7 +2,6 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from operator import attrgetter, gt, lt
 from typing import Any, NamedTuple
 
@@ -15,12 +14,14 @@ from transforms.projection import (
     ALWAYS,
     NEVER,
     PROCESSED,
+    SILENT_DAYS,
     STATE_DAYS,
     Cause,
     Output,
     PatientState,
     Projector,
     Settings,
+    about_us,
 )
 from transforms.rows import Row, row_key
 from transforms.times import DAY_US, MINUTE_US, day_of, iso_date, to_rfc3339, week_start_of
@@ -34,6 +35,8 @@ _KEPT_DAYS = 2 * STATE_DAYS + 6
 
 # An absence that is already due when its event arrives waits for events that are still on their way.
 _ABSENCE_GRACE_US = MINUTE_US
+
+_LONG_ABSENCE = {"absence": f"more than {SILENT_DAYS} days"}
 
 TABLE = "adherence"
 CONSENTS_TABLE = "consents"
@@ -59,34 +62,71 @@ class Session(msgspec.Struct, array_like=True, gc=False):
         return self.start_us // DAY_US
 
 
+class _Stored(msgspec.Struct, array_like=True, gc=False):
+    """What `AdherenceState` adds to every state; what version 1 did not have yet is at the end."""
+
+    sessions: list[Session]
+    first_day: int | None
+    prescription: tuple[int, str, int] | None
+    absence_checked_us: int
+    shown: bool
+    last_day: int | None = None
+    last_active_day: int | None = None
+
+
 class AdherenceState(PatientState):
     """A patient's sessions.
 
-    `first_day` is the day of the first session among those forgotten, `prescription` the newest statement
-    of one as (time, event id, sessions a week), `absence_checked_us` when an absence was last looked for,
-    `shown` whether the consent's row is written as visible.
+    Of those forgotten, `first_day` is the day of the first one, `last_day` of the last one, `last_active_day`
+    of the last completed or partial one. `prescription` is the newest statement of one as (time, event id,
+    sessions a week), `absence_checked_us` when an absence was last looked for, `shown` whether the
+    consent's row is written as visible.
     """
 
-    OWN = tuple[list[Session], int | None, tuple[int, str, int] | None, int, bool]
+    OWN = _Stored
 
     def __init__(self) -> None:
         """A patient of whom nothing is known."""
         super().__init__()
         self.sessions: dict[str, Session] = {}
         self.first_day: int | None = None
+        self.last_day: int | None = None
+        self.last_active_day: int | None = None
         self.prescription: tuple[int, str, int] | None = None
         self.absence_checked_us = 0
         self.shown = True
 
     def own(self) -> Any:
         """The sessions, and what else there is."""
-        sessions = list(self.sessions.values())
-        return sessions, self.first_day, self.prescription, self.absence_checked_us, self.shown
+        return _Stored(
+            list(self.sessions.values()),
+            self.first_day,
+            self.prescription,
+            self.absence_checked_us,
+            self.shown,
+            self.last_day,
+            self.last_active_day,
+        )
 
     def take_own(self, own: Any) -> None:
         """The sessions by id."""
-        sessions, self.first_day, self.prescription, self.absence_checked_us, self.shown = own
-        self.sessions = {session.session_id: session for session in sessions}
+        self.sessions = {session.session_id: session for session in own.sessions}
+        self.first_day, self.last_day, self.last_active_day = own.first_day, own.last_day, own.last_active_day
+        self.prescription, self.absence_checked_us, self.shown = (
+            own.prescription,
+            own.absence_checked_us,
+            own.shown,
+        )
+
+    def forget(self, session: Session) -> None:
+        """Of a session that nothing admitted can be about any more, only the day still matters."""
+        del self.sessions[session.session_id]
+        self.changed_since = ALWAYS
+        day = session.day
+        self.first_day = day if self.first_day is None else min(self.first_day, day)
+        self.last_day = day if self.last_day is None else max(self.last_day, day)
+        if session.rank >= _PARTIAL:
+            self.last_active_day = day if self.last_active_day is None else max(self.last_active_day, day)
 
     def in_order(self) -> list[Session]:
         """The sessions by start."""
@@ -94,17 +134,22 @@ class AdherenceState(PatientState):
 
 
 class _Calendar(NamedTuple):
-    """Days of a patient's sessions, sorted; a day stands in `completed` once for each completed session."""
+    """Days of a patient's sessions, sorted; a day stands in `completed` once for each completed session.
+
+    `active` are the days of completed and partial ones, `active_before` the last such day before them.
+    """
 
     completed: list[int]
     active: list[int]
+    active_before: int | None
 
     @classmethod
-    def of(cls, sessions: list[Session]) -> "_Calendar":
+    def of(cls, sessions: list[Session], active_before: int | None) -> "_Calendar":
         """From sessions in order of start."""
         return cls(
             [session.start_us // DAY_US for session in sessions if session.rank == _COMPLETED],
             [session.start_us // DAY_US for session in sessions if session.rank >= _PARTIAL],
+            active_before,
         )
 
     def rolling_average(self, day: int, days: int, prescribed: int) -> float:
@@ -115,7 +160,7 @@ class _Calendar(NamedTuple):
     def last_active_day(self, day: int) -> int | None:
         """The newest day up to `day` with a completed or partial session."""
         index = bisect_right(self.active, day)
-        return self.active[index - 1] if index else None
+        return self.active[index - 1] if index else self.active_before
 
 
 class Adherence(Projector[AdherenceState]):
@@ -137,7 +182,7 @@ class Adherence(Projector[AdherenceState]):
         if not isinstance(fact, SessionFact):
             return self.admit(state, event, event.ts_us, now_us)
         start_us = event.ts_us if fact.start_us is None else fact.start_us
-        outcome = self.admit(state, event, min(event.ts_us, start_us), now_us)
+        outcome = self.admit(state, event, about_us(event), now_us)
         if outcome == PROCESSED:
             self._merge(state, event, fact, start_us)
             if finding := pain_finding(self.settings, event, fact.pain_level, fact.session_id):
@@ -176,7 +221,7 @@ class Adherence(Projector[AdherenceState]):
         if changed_since == NEVER or not state.sessions:
             return
         sessions = state.in_order()
-        calendar = _Calendar.of(sessions)
+        calendar = _Calendar.of(sessions, state.last_active_day)
         # A gap begins, and an absence ended, with the session before those that have changed.
         first = _index_of_day(sessions, changed_since)
         since_day = sessions[first - 1].day + 1 if first else ALWAYS
@@ -193,11 +238,8 @@ class Adherence(Projector[AdherenceState]):
     @staticmethod
     def _forget_old(state: AdherenceState) -> None:
         oldest_us = (day_of(state.newest_us) - _KEPT_DAYS) * DAY_US
-        old = [session for session in state.sessions.values() if session.start_us < oldest_us]
-        for session in old:
-            del state.sessions[session.session_id]
-            state.changed_since = ALWAYS
-            state.first_day = session.day if state.first_day is None else min(state.first_day, session.day)
+        for session in [session for session in state.sessions.values() if session.start_us < oldest_us]:
+            state.forget(session)
         oldest_week = iso_date(week_start_of(day_of(state.horizon_us)))
         for week in [week for week in state.rows if week < oldest_week and week != CONSENTS_TABLE]:
             del state.rows[week]
@@ -292,18 +334,21 @@ class Adherence(Projector[AdherenceState]):
     def _findings(
         self, state: AdherenceState, sessions: list[Session], first: int, calendar: _Calendar, since_day: int
     ) -> Iterator[Finding]:
-        yield from self._gaps(sessions[max(0, first - 1) :])
+        before = sessions[first - 1].day if first else state.last_day
+        yield from self._gaps(before, sessions[first:])
         yield from self._open_absence(state, sessions[-1])
         yield from self._short_sessions(sessions[first:])
         for rule, days, holds in (("low_weekly_adherence", 7, lt), ("adherence_excellence", 28, gt)):
             averages = self._averages(state, sessions, first, calendar, rule, days, holds)
-            yield from state.findings.spaced(averages, since_day)
+            yield from state.findings.spaced(averages, since_day, state.horizon_us)
 
-    def _gaps(self, sessions: list[Session]) -> Iterator[Finding]:
-        for before, after in pairwise(sessions):
-            gap = after.day - before.day
-            if gap > self._absent_days:
-                yield self._absence(before.day, after)
+    def _gaps(self, before: int | None, sessions: list[Session]) -> Iterator[Finding]:
+        """Between sessions; `before` is the day of the last one before them, if there was any."""
+        for after in sessions:
+            last_day, before = before, after.day
+            gap = 0 if last_day is None else after.day - last_day
+            if last_day is not None and gap > self._absent_days:
+                yield self._absence(last_day, after)
             elif gap > self.settings.policy.missed_sessions.gap_days:
                 yield Finding(
                     rule="gap",
@@ -317,8 +362,12 @@ class Adherence(Projector[AdherenceState]):
                 )
 
     def _absence(self, last_day: int, returned: Session | None) -> Finding:
-        """One finding for one absence, whether silence or the return after it brought it up."""
+        """One finding for one absence, whether silence or the return after it brought it up.
+
+        Its data state the day of the last session, or, if the return took more than 60 days, just that.
+        """
         due_us = (last_day + self._absent_days + 1) * DAY_US
+        is_long = returned is not None and returned.day - last_day > SILENT_DAYS
         return Finding(
             rule="absence",
             occasion=str(last_day),
@@ -326,8 +375,9 @@ class Adherence(Projector[AdherenceState]):
             newest_us=returned.first[0] if returned else due_us,
             exercise_id="",
             session_id=None,
-            data={"last_session_day": iso_date(last_day)},
+            data=_LONG_ABSENCE if is_long else {"last_session_day": iso_date(last_day)},
             triggered_by=returned.first[1] if returned else None,
+            is_open=returned is None,
         )
 
     def _open_absence(self, state: AdherenceState, newest: Session) -> Iterator[Finding]:
@@ -342,6 +392,7 @@ class Adherence(Projector[AdherenceState]):
                 session_id=None,
                 data={"last_session_day": iso_date(newest.day)},
                 triggered_by=None,
+                is_open=True,
             )
         absence = self._absence(newest.day, None)
         if state.absence_checked_us >= absence.at_us:
@@ -381,8 +432,8 @@ class Adherence(Projector[AdherenceState]):
         first_day = min(sessions[0].day, sessions[0].day if state.first_day is None else state.first_day)
         for session in sessions[first:]:
             completed += session.rank == _COMPLETED
-            day, ended = session.day, session.rank != _STARTED and session.first[0] >= state.horizon_us
-            if not ended or day - first_day < level.after_days:
+            day, is_recent = session.day, min(session.start_us, session.first[0]) >= state.horizon_us
+            if session.rank == _STARTED or not is_recent or day - first_day < level.after_days:
                 continue
             average = _exact_percentage(completed - bisect_right(calendar.completed, day - days), prescribed)
             if holds(average, level.percent):

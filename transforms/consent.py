@@ -44,6 +44,13 @@ class ConsentLog:
         if fact.consent_type == GOVERNING_TYPE and decision not in self.decisions:
             insort(self.decisions, decision, key=_order)
 
+    def including(self, events: list[Event]) -> "ConsentLog":
+        """The log as it will be when these consent events have been taken in."""
+        log = ConsentLog(list(self.decisions))
+        for event in events:
+            log.add(event)
+        return log
+
     def status_at(self, at_us: int) -> str:
         """The status of the newest decision in force at a time, `unknown` if there is none."""
         # There are few, and the newest is mostly the one in force.

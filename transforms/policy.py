@@ -154,7 +154,8 @@ class Finding(NamedTuple):
     `occasion` tells one finding of a rule from the next (a day, a session, an event); `at_us` is
     since when it holds, and like everything but `triggered_by` a function of the set of events;
     `newest_us` is the time of the newest event behind it, against which its age is judged;
-    `repeat_days` is how long the rule then stays silent (0: no limit).
+    `repeat_days` is how long the rule then stays silent (0: no limit); `is_open` whether it lasts until
+    an event ends it, however long that takes.
     """
 
     rule: str
@@ -166,6 +167,7 @@ class Finding(NamedTuple):
     data: dict[str, Any]
     triggered_by: str | None
     repeat_days: int = 0
+    is_open: bool = False
 
 
 class Nudge(NamedTuple):
@@ -264,7 +266,10 @@ def scope_of(finding: Finding) -> str:
 
 
 class _Found(msgspec.Struct, array_like=True, gc=False):
-    """What the ledger keeps of a finding; `standing` until a late event makes it untrue."""
+    """What the ledger keeps of a finding; `standing` until a late event makes it untrue.
+
+    While it `is_open` it does not age.
+    """
 
     at_us: int
     newest_us: int
@@ -273,10 +278,14 @@ class _Found(msgspec.Struct, array_like=True, gc=False):
     revision: int = 0
     announced: bool = False
     standing: bool = True
+    is_open: bool = False
 
     @property
     def day(self) -> int:
         return day_of(self.at_us)
+
+    def is_old(self, horizon_us: int) -> bool:
+        return self.newest_us < horizon_us and not self.is_open
 
 
 class FindingLedger(msgspec.Struct, array_like=True):
@@ -289,26 +298,28 @@ class FindingLedger(msgspec.Struct, array_like=True):
     found: dict[str, _Found] = {}
     last_days: dict[str, int] = {}
 
-    def spaced(self, candidates: Iterable[Finding], since_day: int) -> list[Finding]:
+    def spaced(self, candidates: Iterable[Finding], since_day: int, horizon_us: int) -> list[Finding]:
         """Of one rule's candidates from a day on, by time, those that its `repeat_days` lets through."""
+        since_us = _examined_since_us(since_day, horizon_us)
         chosen = []
         last_day: int | None = None
         for finding in candidates:
             day = day_of(finding.at_us)
             if last_day is None:
-                last_day = self._last_day(scope_of(finding), since_day)
+                last_day = self._last_day(scope_of(finding), since_us, horizon_us)
             if last_day is None or day - last_day >= finding.repeat_days:
                 chosen.append(finding)
                 last_day = day
         return chosen
 
-    def _last_day(self, scope: str, until_day: int) -> int | None:
-        """The day of the newest finding of a scope that holds before a day."""
-        until_us = until_day * DAY_US
+    def _last_day(self, scope: str, since_us: int, horizon_us: int) -> int | None:
+        """The day of the newest finding of a scope among those that are not said again from a time on."""
         days = [
             entry.day
             for entry in self.found.values()
-            if entry.at_us < until_us and entry.standing and entry.scope == scope
+            if entry.standing
+            and entry.scope == scope
+            and (entry.at_us < since_us or entry.is_old(horizon_us))
         ]
         if scope in self.last_days:
             days.append(self.last_days[scope])
@@ -328,40 +339,49 @@ class FindingLedger(msgspec.Struct, array_like=True):
         `findings` is everything that holds from `since_day` on, of which what is before `horizon_us`
         is left out; what holds for the first time is announced if it is not older than
         `announce_since_us` (null: nothing is announced), what changed is sent to the work queue again,
-        what no longer holds is withdrawn from it.
+        what no longer holds is withdrawn from it. What began before `horizon_us` stays as it was, unless
+        it is open: its evidence may have been forgotten, and no event that is not too late disproves it.
         """
         outcome = Announcement([], [])
-        standing = {
-            nudge_id(subject.patient_id, finding): finding
-            for finding in findings
-            if finding.newest_us >= horizon_us
-        }
-        since_us = since_day * DAY_US
+        standing = {}
+        for finding in findings:
+            key = nudge_id(subject.patient_id, finding)
+            if finding.newest_us >= horizon_us or (finding.is_open and key in self.found):
+                standing[key] = finding
+        since_us = _examined_since_us(since_day, horizon_us)
         for key, entry in self.found.items():
-            if entry.at_us >= since_us and entry.standing and key not in standing:
-                entry.standing = False
+            is_examined = entry.is_open or (entry.at_us >= since_us and not entry.is_old(horizon_us))
+            if is_examined and entry.standing and key not in standing:
+                entry.standing = entry.is_open = False
                 if entry.digest:
                     entry.digest, entry.revision = b"", max(now_us, entry.revision + 1)
                     outcome.reviews.append(withdrawal(subject, key, entry.revision))
         for key, finding in standing.items():
             entry = self.found.setdefault(key, _Found(0, 0, scope_of(finding)))
+            has_ended = entry.is_open and not finding.is_open
+            # What was said when it began is enough: the queue may have settled and forgotten it by now.
+            stays = has_ended and finding.at_us < horizon_us
             entry.at_us, entry.newest_us, entry.standing = finding.at_us, finding.newest_us, True
-            if is_reviewed(finding):
-                self._send_review(subject, finding, entry, now_us, outcome)
+            entry.is_open = finding.is_open
+            if is_reviewed(finding) and self._is_news(subject, finding, entry) and not stays:
+                entry.revision = max(now_us, entry.revision + 1)
+                outcome.reviews.append(review(subject, finding, entry.revision))
             recent = announce_since_us is not None and finding.newest_us >= announce_since_us
             if recent and not entry.announced and not self._said_nearby(finding, entry):
                 entry.announced = True
                 outcome.nudges.append(announce(subject, finding, now_us))
         return outcome
 
-    def age_out(self, horizon_us: int) -> bool:
-        """Forgets what is before the horizon, except for the limits; whether there was anything."""
-        old = [key for key, entry in self.found.items() if entry.newest_us < horizon_us]
-        for key in old:
+    def has_old(self, horizon_us: int) -> bool:
+        """Whether there is anything to age out."""
+        return any(entry.is_old(horizon_us) for entry in self.found.values())
+
+    def age_out(self, horizon_us: int) -> None:
+        """Forgets what is before the horizon, except for the limits."""
+        for key in [key for key, entry in self.found.items() if entry.is_old(horizon_us)]:
             entry = self.found.pop(key)
             if entry.standing:
                 self.last_days[entry.scope] = max(entry.day, self.last_days.get(entry.scope, entry.day))
-        return bool(old)
 
     def _said_nearby(self, finding: Finding, entry: _Found) -> bool:
         """Whether a late event has only moved a finding whose limit has been used up by its announcement."""
@@ -373,13 +393,13 @@ class FindingLedger(msgspec.Struct, array_like=True):
         )
 
     @staticmethod
-    def _send_review(
-        subject: Subject, finding: Finding, entry: _Found, now_us: int, outcome: Announcement
-    ) -> None:
-        revision = max(now_us, entry.revision + 1)
-        digest = hashlib.blake2b(
-            orjson.dumps((finding.at_us, finding.session_id, finding.data, subject.site_id)), digest_size=8
-        ).digest()
-        if digest != entry.digest:
-            entry.digest, entry.revision = digest, revision
-            outcome.reviews.append(review(subject, finding, revision))
+    def _is_news(subject: Subject, finding: Finding, entry: _Found) -> bool:
+        """Whether the work queue knows it otherwise, or not at all; from now on it counts as known."""
+        content = orjson.dumps((finding.at_us, finding.session_id, finding.data, subject.site_id))
+        known, entry.digest = entry.digest, hashlib.blake2b(content, digest_size=8).digest()
+        return entry.digest != known
+
+
+def _examined_since_us(since_day: int, horizon_us: int) -> int:
+    """From when on the rules say everything that holds; what began before stays as it was."""
+    return max(since_day * DAY_US, horizon_us)

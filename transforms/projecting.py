@@ -18,7 +18,7 @@ from transforms.chunks import EventChunk, NudgeChunk
 from transforms.coders import unpack
 from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, failed_in_projection
 from transforms.deduplication import REMEMBERED_SECONDS, SeenIds, name_of
-from transforms.events import REVIEW, Event
+from transforms.events import REVIEW, Event, ReviewFact
 from transforms.grouping import Gathered, InShards, by_patient
 from transforms.projection import (
     PROCESSED,
@@ -137,7 +137,7 @@ class Project(beam.DoFn):
         except Exception:
             # One event must not take its neighbours down with it, nor stop the stream.
             kept.state = before
-            alone = (self._advance_alone(step, kept, event) for event in events)
+            alone = (self._advance_alone(step, kept, event, events) for event in events)
             return [output for outcome in alone for output in outcome]
 
     def _step(self, patient_id: str, cell: Any, wake_up: Any, catch_up: Any = None) -> "_Step":
@@ -149,10 +149,10 @@ class Project(beam.DoFn):
             kept.seen.forget(step.now_us // MICROS)
         return kept
 
-    def _advance_alone(self, step: "_Step", kept: "_Kept", event: Event) -> list[Any]:
+    def _advance_alone(self, step: "_Step", kept: "_Kept", event: Event, at_hand: list[Event]) -> list[Any]:
         before = kept.state
         try:
-            return self._advance(step, kept, [event])
+            return self._advance(step, kept, [event], at_hand)
         except Exception as error:
             kept.state = before
             if event.kind != REVIEW:
@@ -163,8 +163,12 @@ class Project(beam.DoFn):
             kept.write(step.cell)
             return [_failed(self._projector, event, error)]
 
-    def _advance(self, step: "_Step", kept: "_Kept", events: list[Event]) -> list[Any]:
+    def _advance(
+        self, step: "_Step", kept: "_Kept", events: list[Event], at_hand: list[Event] | None = None
+    ) -> list[Any]:
+        """Takes events in; `at_hand` are they and those that came with them, if there are more."""
         advance, state = _Advance(), self._state(step.patient_id, kept.state)
+        self._projector.expect(state, at_hand or events)
         cause = advance.take(self._projector, state, step.patient_id, events, step.now_us)
         self._project(state, cause, step.now_us, advance.output)
         self._keep(step, kept, state)
@@ -366,7 +370,7 @@ class ProjectHistories(beam.DoFn):
             for event in unpack(packed):
                 histories[event.patient_id].append(event)
         for patient_id, history in histories.items():
-            if events := _new_ones(self._projector, history, _FirstOfEach()):
+            if events := _new_ones(self._projector, _newest_reviews(history), _FirstOfEach()):
                 yield from self._project(patient_id, events)
 
     def _project(self, patient_id: str, events: list[Event]) -> Iterable[Any]:
@@ -397,6 +401,22 @@ class ProjectHistories(beam.DoFn):
             else:
                 encoded = state.encode()
                 yield from advance.outputs()
+
+
+def _newest_reviews(events: list[Event]) -> list[Event]:
+    """Of what other projections found, the last word on each; they are taken in by time, not by revision."""
+    newest: dict[str, int] = {}
+    for event in events:
+        if isinstance(event.fact, ReviewFact):
+            known = newest.get(event.fact.nudge_id, 0)
+            newest[event.fact.nudge_id] = max(known, event.fact.revision)
+    if not newest:
+        return events
+    return [
+        event
+        for event in events
+        if not isinstance(event.fact, ReviewFact) or event.fact.revision == newest[event.fact.nudge_id]
+    ]
 
 
 class _FirstOfEach:

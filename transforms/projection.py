@@ -12,7 +12,7 @@ import msgspec
 import orjson
 
 from transforms.consent import ConsentLog, ConsentMode, Decision, is_visible
-from transforms.events import Event
+from transforms.events import REVIEW, Event, SessionFact
 from transforms.policy import (
     Announcement,
     Finding,
@@ -76,12 +76,21 @@ def in_periods(events: Iterable[Event]) -> Iterator[list[Event]]:
     So what is projected after each part misses nothing, however long the history is.
     """
     period: list[Event] = []
-    for event in sorted(events, key=lambda event: event.ts_us):
-        if period and event.ts_us - period[0].ts_us > STATE_DAYS * DAY_US:
+    begins_us = 0
+    for event in sorted(events, key=about_us):
+        if period and about_us(event) - begins_us > STATE_DAYS * DAY_US:
             yield sorted(period, key=consents_first)
             period = []
+        begins_us = begins_us if period else about_us(event)
         period.append(event)
     yield sorted(period, key=consents_first)
+
+
+def about_us(event: Event) -> int:
+    """The time that an event is about: a session may be reported long after it began."""
+    if isinstance(event.fact, SessionFact) and event.fact.start_us is not None:
+        return min(event.ts_us, event.fact.start_us)
+    return event.ts_us
 
 
 def consents_first(event: Event) -> tuple[bool, int, str]:
@@ -126,15 +135,17 @@ _Common = tuple[
 class PatientState(ABC):
     """A patient's state in one projector.
 
-    `newest_us` is the newest event's time, `touched_us` when an event last arrived, `site` the
+    `newest_us` is the newest time that an event is about, `touched_us` when an event last arrived, `site` the
     newest statement of a site as (time, event id, site), `rows` the version and digest of each row,
     `held_until_us` until when (publish time) a rebuild holds the rows back, 0 if none does.
 
     Not stored: `changed_since` is the first day of which the events at hand may have changed something;
-    `projected_us` is a time up to which the passing of time has been taken into account.
+    `projected_us` is a time up to which the passing of time has been taken into account; `expected_us` is
+    the newest time that the events at hand are about, 0 if it is not known.
     """
 
-    VERSION: ClassVar[int] = 1
+    # 2: a finding may be open, and the days of the last sessions outlive them.
+    VERSION: ClassVar[int] = 2
     OWN: ClassVar[Any]
     _decode: ClassVar[Callable[[memoryview], tuple[_Common, Any]]]
 
@@ -149,6 +160,7 @@ class PatientState(ABC):
         self.findings = FindingLedger()
         self.changed_since = ALWAYS
         self.projected_us = 0
+        self.expected_us = 0
 
     def __init_subclass__(cls) -> None:
         """Prepares the decoder: a typed one builds the state's objects many times faster than Python does."""
@@ -190,7 +202,7 @@ class PatientState(ABC):
         decisions, state.rows, state.findings = common[4:]
         state.consents = ConsentLog(decisions)
         state.take_own(own)
-        state.changed_since, state.projected_us = NEVER, state.touched_us
+        state.changed_since, state.projected_us, state.expected_us = NEVER, state.touched_us, 0
         return state
 
     def recall(self, memory: Memory) -> None:
@@ -206,11 +218,11 @@ class PatientState(ABC):
         """What is before this is too late."""
         return self.newest_us - STATE_DAYS * DAY_US
 
-    def note(self, event: Event, now_us: int) -> None:
-        """Takes in what every event says."""
+    def note(self, event: Event, time_us: int, now_us: int) -> None:
+        """Takes in what every event says; `time_us` is the time that it is about."""
         ts_us = event.ts_us
-        if ts_us > self.newest_us:
-            self.newest_us = ts_us
+        if time_us > self.newest_us:
+            self.newest_us = time_us
         self.touched_us = now_us
         if event.site_id is not None and (self.site is None or ts_us >= self.site[0]):
             stated = (ts_us, event.event_id, event.site_id)
@@ -295,6 +307,21 @@ class Projector[S: PatientState](ABC):
         """Whether the patient's rows may be shown, and findings announced."""
         return self.settings.consent == "off" or is_visible(state.consents.status_at(now_us))
 
+    def expect(self, state: PatientState, events: list[Event]) -> None:
+        """Has events that arrive together judged by the newest of them that no consent withholds.
+
+        They are in the order of `consents_first`, and have not been taken in yet.
+        """
+        consents = [event for event in events if event.kind == "consent"]
+        decided = state.consents.including(consents) if consents else state.consents
+        expected_us = consents[-1].ts_us if consents else 0
+        for event in reversed(events[len(consents) :]):
+            if event.ts_us <= expected_us:
+                break
+            if event.kind != REVIEW and decided.admits(event.ts_us, self.settings.consent):
+                expected_us = max(expected_us, about_us(event))
+        state.expected_us = expected_us
+
     def admit(self, state: PatientState, event: Event, time_us: int, now_us: int) -> str:
         """PROCESSED if the event may be used, and then what every event says is taken in.
 
@@ -303,11 +330,11 @@ class Projector[S: PatientState](ABC):
         if event.kind == "consent":
             state.consents.add(event)
             state.changed_since = ALWAYS
-        elif time_us < state.horizon_us:
+        elif time_us < max(state.newest_us, state.expected_us) - STATE_DAYS * DAY_US:
             return TOO_LATE
         elif not state.consents.admits(event.ts_us, self.settings.consent):
             return WITHHELD
-        state.note(event, now_us)
+        state.note(event, time_us, now_us)
         if state.consents.prune(state.horizon_us):
             state.changed_since = ALWAYS
         return PROCESSED
@@ -321,7 +348,7 @@ class Projector[S: PatientState](ABC):
         """
         status_changes_us = state.consents.next_change_us(state.projected_us)
         has_changed = status_changes_us is not None and status_changes_us <= now_us
-        if state.findings.age_out(state.horizon_us) or has_changed or cause.event_id is None:
+        if has_changed or cause.event_id is None or state.findings.has_old(state.horizon_us):
             state.changed_since = ALWAYS
         since_day, state.changed_since, state.projected_us = state.changed_since, NEVER, now_us
         return since_day
@@ -330,7 +357,7 @@ class Projector[S: PatientState](ABC):
         self, state: PatientState, findings: Iterable[Finding], since_day: int, cause: Cause, now_us: int
     ) -> Announcement:
         """What follows from everything that holds from a day on."""
-        return state.findings.reconcile(
+        announcement = state.findings.reconcile(
             self.subject(state, cause),
             findings,
             since_day,
@@ -338,6 +365,8 @@ class Projector[S: PatientState](ABC):
             now_us,
             self.announce_since_us(state, now_us),
         )
+        state.findings.age_out(state.horizon_us)
+        return announcement
 
     def announce_since_us(self, state: PatientState, now_us: int) -> int | None:
         """From when on findings are announced; null while the patient's consent is withdrawn."""

@@ -18,6 +18,7 @@ from transforms.projection import (
     Output,
     PatientState,
     Projector,
+    about_us,
 )
 from transforms.rows import row_key
 from transforms.times import DAY_US, MICROS, day_of
@@ -217,7 +218,7 @@ class Quality(Projector[QualityState]):
                 self._give_feedback(state, event, fact, cause, now_us, output)
         elif isinstance(fact, SessionFact):
             start_us = event.ts_us if fact.start_us is None else fact.start_us
-            outcome = self.admit(state, event, min(event.ts_us, start_us), now_us)
+            outcome = self.admit(state, event, about_us(event), now_us)
             if outcome == PROCESSED:
                 self._merge_session(state, event, fact, start_us)
         else:
@@ -293,10 +294,8 @@ class Quality(Projector[QualityState]):
 
     def _forget_old(self, state: QualityState) -> None:
         oldest = day_of(state.newest_us) - _KEPT_DAYS
-        oldest_us = oldest * DAY_US
-        if all(min(by_day) >= oldest for by_day in state.days.values()) and all(
-            session.start_us >= oldest_us for session in state.sessions.values()
-        ):
+        old = [key for key, session in state.sessions.items() if self._is_old(session, state, oldest)]
+        if not old and all(min(by_day) >= oldest for by_day in state.days.values()):
             return
         state.changed_since = ALWAYS
         known = self._exercises(state)
@@ -305,11 +304,15 @@ class Quality(Projector[QualityState]):
                 del by_day[day]
             if not by_day:
                 del state.days[exercise_id]
-        state.sessions = {
-            key: session for key, session in state.sessions.items() if session.start_us >= oldest_us
-        }
+        for key in old:
+            del state.sessions[key]
         for exercise_id in known.keys() - self._exercises(state).keys():
             state.rows.pop(exercise_id, None)
+
+    @staticmethod
+    def _is_old(session: SessionQuality, state: QualityState, oldest: int) -> bool:
+        # A quality stated long after the session's start is as new as its statement.
+        return session.start_us < oldest * DAY_US and session.newest_us < state.horizon_us
 
     @staticmethod
     def _exercises(state: QualityState) -> dict[str, SessionQuality | None]:
@@ -390,10 +393,10 @@ class Quality(Projector[QualityState]):
             if days:
                 windows = Windows(by_day)
                 degradations = self._degradations(exercise_id, by_day, windows, days)
-                yield from state.findings.spaced(degradations, since_day)
+                yield from state.findings.spaced(degradations, since_day, state.horizon_us)
                 first_day = state.first_days[exercise_id]
                 improvements = self._improvements(exercise_id, by_day, windows, days, first_day)
-                yield from state.findings.spaced(improvements, since_day)
+                yield from state.findings.spaced(improvements, since_day, state.horizon_us)
 
     def _session_findings(self, state: QualityState, since_day: int) -> Iterator[Finding]:
         limits = self.settings.policy.session_quality

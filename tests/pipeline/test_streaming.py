@@ -181,20 +181,21 @@ def project(
     bounded: bool = False,
     rebuild: Rebuild | None = None,
     known: dict[str, Memory] | None = None,
-) -> None:
-    """Runs a stream of events through a projection (adherence), listens to all its outputs."""
+) -> Any:
+    """Runs a stream of events, or of tuples of events, through a projection (adherence), and listens."""
     projector = projector or Adherence(Settings())
     with pipeline() as p:
-        source = p | stream.with_output_types(Event) | beam.Map(_alone).with_output_types(EventChunk)
+        source = p | stream.with_output_types(Any) | beam.Map(_chunk).with_output_types(EventChunk)
         outputs = (source,) | Projection(
             projector, bounded, rebuild, partial(dict, known or {}), stream_clock.now
         )
         for name in (*projector.tables, NUDGES, REVIEWS, DEAD_LETTERS):
             outputs[name] | f"Listen to {name}" >> beam.ParDo(Listen(name))
+    return p.result
 
 
-def _alone(arrived: Event) -> EventChunk:
-    return EventChunk((arrived,))
+def _chunk(arrived: Event | tuple[Event, ...]) -> EventChunk:
+    return EventChunk((arrived,) if isinstance(arrived, Event) else arrived)
 
 
 def columns(table: str, *names: str) -> list[tuple[Any, ...]]:
@@ -318,6 +319,24 @@ def test_late_data_is_projected() -> None:
     ]
     versions = [row.version for _, row in heard("adherence")]
     assert versions == sorted(set(versions))
+
+
+def test_one_array_of_old_history_is_too_late_but_for_the_last_28_days() -> None:
+    history = tuple(session(f"e{days}", START - days * DAY) for days in (80, 60, 40, 20, 0))
+    stream = Stream(coder=PickleCoder()).advance_processing_time(START).add_elements([history])
+    result = project(stream.advance_watermark_to_infinity())
+    assert counted(result) == {"event.too_late": 3, "event.processed.exercise_session": 2}
+    assert columns("adherence", "week_start", "completed_sessions") == [
+        (START, "2025-02-10", 1),
+        (START, "2025-03-03", 1),
+    ]
+
+
+def counted(result: Any) -> dict[str, int]:
+    """What came of the events."""
+    counters = result.metrics().query()["counters"]
+    names = {counter.key.metric.name: counter.committed for counter in counters}
+    return {name: number for name, number in names.items() if name.startswith("event.")}
 
 
 def test_a_fault_takes_down_one_event_and_not_its_neighbors() -> None:

@@ -17,11 +17,13 @@ from tests.oracle import (
     Nudge,
     Options,
     Row,
+    absences,
     assert_nudges_equal,
     assert_rows_equal,
     current_rows,
     expected,
     normalize,
+    too_late,
 )
 from tests.strategies import arrival_orders, arrival_sets, in_time_order, random_arrivals
 
@@ -669,6 +671,32 @@ def test_gap_of_more_than_7_days() -> None:
     arrivals = [session(day(3)), session(day(11), "started")]
     assert fired(*arrivals) == [("extended_absence", "alert", "high")]
     assert item_times("extended_absence", *arrivals) == [at(11, 0)]
+
+
+def test_absences_of_a_long_history() -> None:
+    starts = ["2025-01-01", "2025-01-08", "2025-01-16", "2025-03-17", "2025-05-17", "2026-05-17"]
+    arrivals = [session(f"{start}T12:00:00Z") for start in reversed(starts)]
+    long = {"absence": "more than 60 days"}
+    wanted = [{"last_session_day": "2025-01-08"}, {"last_session_day": "2025-01-16"}, long, long]
+    assert absences(arrivals) == [("p", data) for data in wanted]
+    nudges = expected(arrivals, Options(any_span=True)).nudges
+    assert len([nudge for nudge in nudges if nudge.type == "extended_absence"]) == 4
+
+
+def test_too_late_is_more_than_28_days_before_the_newest_known_then() -> None:
+    first, second, third = (session(f"2025-{month}T12:00:00Z") for month in ("01-01", "01-29", "02-27"))
+    names = [each.envelope["event_id"] for each in (first, second, third)]
+    assert too_late([[first], [second], [third]]) == set()
+    assert too_late([[third, first, second]]) == {names[0], names[1]}
+    assert too_late([[first, second], [third]]) == set()
+    assert too_late([[third], [second]]) == {names[1]}
+    other = session("2025-03-30T12:00:00Z", patient="q")
+    assert too_late([[first, second, other]]) == set()
+    begun = session("2025-02-27T12:00:00Z", start_time="2025-01-29T12:00:00Z")
+    assert too_late([[first, begun]]) == set()
+    assert too_late([[third, begun]]) == {begun.envelope["event_id"]}
+    assert too_late([[first, third, consent("2025-01-30T00:00:00Z", "revoked")]]) == {names[0]}
+    assert too_late([[first, second, rep("2025-02-27T12:00:00Z", 0.9)]]) == set()
 
 
 @pytest.mark.parametrize(

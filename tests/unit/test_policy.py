@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import WINDOW_END, arrival_orders, random_arrivals
-from transforms.adherence import Adherence
+from transforms.adherence import Adherence, AdherenceState
 from transforms.consent import ConsentLog, Decision
 from transforms.events import Event, RepFact, ReviewFact, parse_event
 from transforms.message import Message
@@ -706,6 +706,170 @@ def test_silence_is_announced_again_after_the_next_session() -> None:
         assert said(patient.wake()) == [MISSED_ALERT]
 
 
+class Therapist:
+    """What a patient's therapist sees of the adherence rules: the work queue beside them."""
+
+    def __init__(self, now_us: int) -> None:
+        self.patient = adherent(now_us)
+        self.queue = Patient(WorkQueue(Settings()), now_us)
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.written = 0
+
+    def at(self, now_us: int) -> Patient:
+        self.patient.now_us = self.queue.now_us = now_us
+        return self.patient
+
+    def hear(self, output: Output) -> Output:
+        for event in output.reviews:
+            self.see(self.queue.take(event))
+        return output
+
+    def see(self, output: Output) -> None:
+        self.written += len(output.rows)
+        self.rows |= {body["item_id"]: body for body in bodies(output)}
+
+    def come(self, day: int) -> Output:
+        return self.hear(self.at(at(day)).tell("exercise_session", at(day), done()))
+
+    def wait(self, until: int) -> list[tuple[str, str, str]]:
+        """Time passes, with every timer that falls due."""
+        found = []
+        while (wakes_at := self.patient.wakes_at) and wakes_at <= until:
+            found += said(self.hear(self.at(wakes_at).wake()))
+        self.at(until)
+        return found
+
+    def visible(self, description: str) -> list[dict[str, Any]]:
+        return [row for row in self.rows.values() if row["visible"] and row["description"] == description]
+
+
+LONG, SILENT = "No session for more than a week", "No session for days in a row"
+
+
+@pytest.mark.parametrize("days", [(0, 39, 65), (0, 63, 126), (0, 8, 64, 90), (0, 29, 58, 87, 116)], ids=str)
+def test_an_absence_stays_in_the_queue_when_its_sessions_have_aged_out(days: tuple[int, ...]) -> None:
+    therapist, absences = Therapist(at(0)), -1
+    for day in days:
+        therapist.come(day)
+        absences += 1
+        assert len(therapist.visible(LONG)) == absences
+        withdrawn = [row for row in therapist.rows.values() if not row["visible"]]
+        assert withdrawn == []
+
+
+@pytest.mark.parametrize("back", [8, 28, 29, 36, 37, 59])
+def test_an_absence_that_silence_brought_up_is_said_once_whenever_the_patient_returns(back: int) -> None:
+    therapist = Therapist(at(0))
+    therapist.come(0)
+    found = therapist.wait(at(back, 9))
+    assert found == [MISSED_ALERT, ABSENCE]
+    (item,) = therapist.visible(LONG)
+    output = therapist.come(back)
+    assert ABSENCE not in said(output)
+    assert therapist.visible(LONG) == [item]
+    # The silence is over; the absence has happened.
+    assert therapist.visible(SILENT) == []
+
+
+@pytest.mark.parametrize("consents", [[], [20, 50], [*range(5, 200, 30)]], ids=["forgotten", "60", "200"])
+@pytest.mark.parametrize("back", [61, 64, 200])
+def test_an_absence_that_has_been_settled_is_not_opened_again_by_the_return(
+    back: int, consents: list[int]
+) -> None:
+    therapist = Therapist(at(0))
+    therapist.come(0)
+    therapist.wait(at(9))
+    for item_id in list(therapist.rows):
+        settled = {"alert_id": item_id, "alert_type": "absence", "status": "resolved"}
+        therapist.see(therapist.queue.tell("alert", at(9), settled))
+    for day in (day for day in consents if day < back):
+        therapist.wait(at(day))
+        therapist.hear(therapist.patient.tell("consent", at(day), {"granted": True}))
+        therapist.see(therapist.queue.tell("feedback", at(day, 11), {"feedback_id": "f"}))
+    assert therapist.wait(at(back, 9)) == []
+    written = therapist.written
+    therapist.queue.wake()
+    output = therapist.come(back)
+    assert ABSENCE not in said(output)
+    opened = [row for row in therapist.rows.values() if row["status"] != "resolved"]
+    assert [row for row in opened if row["description"] == LONG] == []
+    if not consents:
+        assert (output.nudges, therapist.written) == ([], written)
+
+
+def test_a_first_absence_of_more_than_60_days_says_so() -> None:
+    for gap, data in ((60, {"last_session_day": "2025-03-03"}), (61, {"absence": "more than 60 days"})):
+        patient = adherent(at(gap))
+        patient.tell("exercise_session", at(0), done())
+        output = patient.tell("exercise_session", at(gap), done())
+        nudges = [orjson.loads(nudge.body) for nudge in output.nudges]
+        assert [nudge["data"] for nudge in nudges if nudge["type"] == "extended_absence"] == [data]
+
+
+def test_a_late_session_makes_more_than_60_days_less() -> None:
+    therapist = Therapist(at(61))
+    for day in (0, 61, 35):
+        therapist.hear(therapist.patient.tell("exercise_session", at(day), done()))
+        therapist.at(therapist.patient.now_us + 1)
+    contexts = [orjson.loads(row["context"])["data"] for row in therapist.visible(LONG)]
+    assert contexts == [{"last_session_day": "2025-03-03"}, {"last_session_day": "2025-04-07"}]
+
+
+def test_a_finding_about_a_session_that_began_after_its_report_stays() -> None:
+    patient = adherent(at(50))
+    patient.tell("exercise_session", at(0), done())
+    ahead = patient.tell("exercise_session", at(20), done(start_time=to_rfc3339(at(30))))
+    assert len(reviews(ahead)) == 2
+    later = patient.tell("exercise_session", at(50), done())
+    assert [fact for fact in reviews(later) if fact.withdrawn] == []
+
+
+def test_a_session_rated_long_after_it_began_stays_poor() -> None:
+    patient = Patient(Quality(Settings()), at(60))
+    patient.tell("exercise_session", at(30), {"session_id": "s"}, exercise_id="squat")
+    found = reviews(patient.tell("exercise_session", at(80), {"session_id": "s", "overall_quality": 0.3}))
+    assert [fact.withdrawn for fact in found] == [False]
+    for day in (81, 86, 87, 100, 120):
+        patient.now_us = at(day)
+        found += reviews(rep(patient, at(day)))
+    assert [fact for fact in found if fact.withdrawn] == []
+
+
+@pytest.mark.parametrize("projector", [Adherence, Quality, WorkQueue])
+def test_a_withheld_event_does_not_make_others_too_late(projector: type[Projector[Any]]) -> None:
+    kinds = {Adherence: "exercise_session", Quality: "rep_observation", WorkQueue: "feedback"}
+    body = {"quality_score": 0.8} if projector is Quality else {}
+    patient = Patient(projector(Settings()), at(90))
+    together = [
+        parse_event(
+            {
+                "event_id": f"e{day}",
+                "kind": kind,
+                "ts": to_rfc3339(at(day)),
+                "subject_id": "p1",
+                "body": each,
+            },
+            Message(b"", {}, "", "", at(day)),
+            at(90),
+        )
+        for kind, day, each in (
+            ("consent", 40, {"granted": False}),
+            (kinds[projector], 0, body),
+            (kinds[projector], 20, body),
+            (kinds[projector], 80, body),
+        )
+    ]
+    state = patient.state
+    patient.projector.expect(state, together)
+    outcomes = [
+        patient.projector.apply(state, event, Cause("p1", event.event_id, 0), at(90), Output())
+        for event in together
+    ]
+    # Forty days before the consent, which is an event too; the one of day 80 is withheld.
+    assert outcomes == [PROCESSED, TOO_LATE, PROCESSED, WITHHELD]
+    assert state.newest_us == at(40)
+
+
 # --- What is forgotten
 
 
@@ -783,3 +947,20 @@ def test_a_later_releases_state_is_refused(projector: type[Projector[Any]]) -> N
     assert encoded[0] == state_type.VERSION
     with pytest.raises(ValueError, match="cannot read version"):
         state_type.decode(bytes((state_type.VERSION + 1,)) + encoded[1:])
+
+
+def test_a_state_of_the_first_version_can_be_read() -> None:
+    patient = adherent(at(0))
+    patient.tell("exercise_session", at(0), done())
+    patient.now_us = at(8, 0)
+    patient.wake()
+    common, own = msgspec.msgpack.decode(memoryview(patient.stored)[1:])
+    *first, findings = common
+    found = {key: entry[:-1] for key, entry in findings[0].items()}
+    earlier = (*first, (found, *findings[1:])), own[:5]
+    state = patient.state
+    back = AdherenceState.decode(b"\x01" + msgspec.msgpack.encode(earlier))
+    assert (back.sessions, back.last_day, back.last_active_day) == (state.sessions, None, None)
+    assert back.findings.found.keys() == state.findings.found.keys() != set()
+    assert not any(entry.is_open for entry in back.findings.found.values())
+    assert all(entry.is_open for entry in state.findings.found.values())

@@ -9,7 +9,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from tests.releases.recording import Cell
 from transforms import projecting
-from transforms.adherence import Adherence
+from transforms.adherence import Adherence, AdherenceState
 from transforms.coders import pack
 from transforms.dead_letters import PROJECTION_FAILED
 from transforms.events import Event, parse_event
@@ -17,7 +17,7 @@ from transforms.message import Message
 from transforms.projecting import Project, _Kept
 from transforms.projection import Cause, Output, Settings
 from transforms.quality import Quality, QualityState
-from transforms.times import DAY_US, MICROS, MINUTE_US, to_rfc3339
+from transforms.times import DAY_US, MICROS, MINUTE_US, day_of, iso_date, to_rfc3339, week_start_of
 from transforms.validation import DEAD_LETTERS
 from transforms.work_queue import WorkQueue, WorkQueueState
 
@@ -119,6 +119,67 @@ def test_the_ids_of_a_patient_of_whom_nothing_could_be_used_are_forgotten(
     assert not _Kept.read(cell).seen.hours
     # What failed may be replayed later still.
     assert (bool(cell.read()), timer.set_to) == (left, [wake_us])
+
+
+class Stumbling(Adherence):
+    """Breaks on one day's session."""
+
+    broken_us = 0
+
+    def apply(self, state: Any, event: Event, cause: Cause, now_us: int, output: Output) -> str:
+        outcome = super().apply(state, event, cause, now_us, output)
+        if event.ts_us == self.broken_us:
+            raise ZeroDivisionError
+        return outcome
+
+
+DAYS_AGO = (80, 60, 40, 20, 0)
+
+
+def sessions_taken_in(projector: Adherence, order: Iterable[int]) -> tuple[list[int], list[int]]:
+    """Of sessions that arrive together, how many days ago each was: those in state, those with a row."""
+    cell = Cell()
+    project = Project(projector, False, None, dict, Clock())
+    project.setup()
+    together = [session(START_US - days * DAY_US) for days in order]
+    outputs = project.process(("p1", pack(together)), cell, Timer(), Timer())
+    state = AdherenceState.decode(_Kept.read(cell).state)
+    rows = [json.loads(output.value.body) for output in outputs if output.tag == "adherence"]
+    weeks = {row["week_start"] for row in rows if row["completed_sessions"]}
+    shown = [days for days in DAYS_AGO if _week_of(START_US - days * DAY_US) in weeks]
+    known = [(START_US - each.start_us) // DAY_US for each in state.sessions.values()]
+    return sorted(known, reverse=True), shown
+
+
+def _week_of(ts_us: int) -> str:
+    return iso_date(week_start_of(day_of(ts_us)))
+
+
+@pytest.mark.parametrize("order", [DAYS_AGO, DAYS_AGO[::-1], (40, 0, 80, 20, 60)], ids=str)
+def test_an_array_of_old_history_is_judged_by_its_newest(order: tuple[int, ...]) -> None:
+    assert sessions_taken_in(Adherence(Settings()), order) == ([20, 0], [20, 0])
+
+
+@pytest.mark.parametrize(
+    ("broken", "left"), [(80, [20, 0]), (40, [20, 0]), (20, [0]), (0, [20])], ids=["80", "40", "20", "0"]
+)
+def test_it_is_judged_alike_when_one_of_it_fails(broken: int, left: list[int]) -> None:
+    projector = Stumbling(Settings())
+    projector.broken_us = START_US - broken * DAY_US
+    assert sessions_taken_in(projector, DAYS_AGO) == (left, left)
+
+
+def test_what_fails_makes_nothing_later_too_late() -> None:
+    """It is judged with what it came with, but the state does not take it in."""
+    cell, projector = Cell(), Stumbling(Settings())
+    projector.broken_us = START_US
+    project = Project(projector, False, None, dict, Clock())
+    project.setup()
+    for days_ago in ((20, 0), (40,)):
+        together = [session(START_US - days * DAY_US) for days in days_ago]
+        list(project.process(("p1", pack(together)), cell, Timer(), Timer()))
+    state = AdherenceState.decode(_Kept.read(cell).state)
+    assert len(state.sessions) == 2
 
 
 class Untimely(Quality):

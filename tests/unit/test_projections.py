@@ -12,8 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.by_hand import ByHand, bundles
-from tests.oracle import Arrival, Options, assert_nudges_equal, assert_rows_equal, current_rows, expected
-from tests.strategies import Consents, arrival_orders, arrival_sets, in_time_order, random_arrivals
+from tests.oracle import (
+    Arrival,
+    Options,
+    absences,
+    assert_nudges_equal,
+    assert_rows_equal,
+    current_rows,
+    expected,
+    parse_time,
+    too_late,
+)
+from tests.strategies import (
+    Consents,
+    arrival_orders,
+    arrival_sets,
+    in_time_order,
+    long_histories,
+    random_arrivals,
+)
 from transforms.adherence import Adherence, AdherenceState
 from transforms.consent import CONSENT_MODES, ConsentMode
 from transforms.events import Event, parse_event
@@ -71,6 +88,41 @@ def test_nudges_equal_the_independent_calculation(arrivals: list[Arrival], rng: 
     by_hand.take(messages)
     wanted = expected(arrivals, Options(now=NOW, rep_feedback=True)).nudges
     assert_nudges_equal(by_hand.nudges, wanted, rep_feedback=True)
+
+
+KINDS = ("exercise_session", "rep_observation", "alert", "feedback", "consent")
+
+
+@pytest.mark.parametrize("consent", CONSENT_MODES)
+@given(arrivals=long_histories(*KINDS), rng=st.randoms(use_true_random=False))
+def test_what_arrives_together_is_judged_by_the_newest_of_it(
+    consent: ConsentMode, arrivals: list[Arrival], rng: Random
+) -> None:
+    rng.shuffle(arrivals)
+    by_hand = ByHand(Settings(consent=consent), to_micros(datetime(2045, 1, 1, tzinfo=UTC)))
+    together: list[list[Arrival]] = []
+    for bundle in bundles(arrivals, rng):
+        together.append([arrivals[int(message.message_id)] for message in bundle])
+        by_hand.take(bundle)
+    late = {event_id for event_id, outcome in by_hand.outcomes.items() if outcome == "too_late"}
+    assert late == too_late(together, Options(consent=consent))
+
+
+@given(arrivals=long_histories("exercise_session"))
+def test_every_absence_of_a_long_stream_is_said_once_and_stays_in_the_queue(arrivals: list[Arrival]) -> None:
+    by_hand = ByHand(Settings(nudge_max_age_hours=0), to_micros(datetime(2045, 1, 1, tzinfo=UTC)))
+    for arrival in sorted(arrivals, key=lambda arrival: _begun(arrival)):
+        by_hand.take(bundles([arrival], Random(1))[0])
+    wanted = sorted(json.dumps(data) for _, data in absences(arrivals))
+    said = [nudge["data"] for nudge in by_hand.nudges if nudge["type"] == "extended_absence"]
+    assert sorted(map(json.dumps, said)) == wanted
+    items = [json.loads(row["context"]) for row in current_rows(by_hand.rows["work_queue"], "work_queue")]
+    filed = [item["data"] for item in items if item["type"] == "extended_absence"]
+    assert sorted(map(json.dumps, filed)) == wanted
+
+
+def _begun(arrival: Arrival) -> datetime:
+    return parse_time(arrival.envelope["body"]["start_time"])
 
 
 class FromScratch(ByHand):
