@@ -48,6 +48,8 @@ def launch(options: RehabOptions) -> PipelineResult:
 
 
 def _input_files(options: RehabOptions) -> list[InputFile]:
+    if not options.is_bounded:
+        return []
     if options.view_as(TestOptions).dry_run:
         # The graph alone is wanted, without a look at the network.
         return [InputFile(pattern, None) for pattern in options.input_patterns]
