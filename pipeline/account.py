@@ -22,6 +22,7 @@ from pipeline.display import (
     pairs,
     shortened,
 )
+from pipeline.files import usable_path
 from pipeline.metrics import Account, Metrics
 from pipeline.metrics_file import snapshot
 from pipeline.progress import Progress
@@ -54,7 +55,7 @@ def tell_outcome(
     metrics = Metrics(snapshot(result)["counters"])
     sums = Account(metrics.arrived, **metrics.outcomes)
     letters = {reason: n for reason, n in metrics.dead_letters.items() if n}
-    place = output_dir.rstrip("/") or "/" if output_dir else None
+    place = usable_path("--output_dir", output_dir).rstrip("/") if output_dir else None
     if progress:
         console = make_console()
         for table in _tables(metrics, sums, letters, _examples(place, letters)):

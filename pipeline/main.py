@@ -35,6 +35,8 @@ _LOGGER = logging.getLogger(__name__)
 _STOPPED = "Stopped; what was not finished will be delivered again."
 _STOPPED_OVER_FILES = "Stopped; nothing is written."
 _STOPPED_INTO_TABLES = "Stopped; rows that BigQuery has taken stay, and another run writes them all."
+# What Beam says when a worker process has gone.
+_LOST_WORKER = "Channel closed prematurely."
 # What a file's fault looks like when it comes out of a worker: in another process, in its traceback.
 _FILE_FAULT = re.compile(
     r"^(?:pipeline\.errors\.InputFileError: )?(The input file .+?)(?: \[while .*)?$", re.MULTILINE
@@ -56,7 +58,18 @@ def launch(options: RehabOptions, progress: Progress | None = None) -> PipelineR
     if options.rebuild_days:
         seek(options)
     with progress.over(files) if progress else nullcontext():
+        return _run(pipeline)
+
+
+def _run(pipeline: beam.Pipeline) -> PipelineResult:
+    try:
         return pipeline.run()
+    except RuntimeError as error:
+        if str(error) != _LOST_WORKER:
+            raise
+        raise OperatorError(
+            "A worker process was killed, perhaps for lack of memory: try --direct_num_workers=1."
+        ) from None
 
 
 def _input_files(options: RehabOptions) -> list[InputFile]:

@@ -1,12 +1,7 @@
 """Which runner executes the graph."""
 
-import shlex
-import sys
-
-from apache_beam.options.pipeline_options import DirectOptions
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
-from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from pipeline.options import RehabOptions, runner_name
 
@@ -21,20 +16,10 @@ def runner_for(options: RehabOptions) -> PipelineRunner:
     if not name.endswith("DirectRunner"):
         return create_runner(name)
     if options.is_bounded:
-        return FnApiRunner(_workers(options))
+        # Imported here because it is tied to one version of Beam, which other runners need not be.
+        from pipeline.workers import worker_environment
+
+        return FnApiRunner(worker_environment(options))
     from pipeline.direct import StreamingDirectRunner
 
     return StreamingDirectRunner()
-
-
-def _workers(options: RehabOptions) -> SubprocessSDKEnvironment | None:
-    """How to start the workers of a run in several processes; None for a run in this one."""
-    direct = options.view_as(DirectOptions)
-    if direct.direct_running_mode != "multi_processing":
-        return None
-    # With a mode of its own, Beam starts workers that print a stack trace of whatever fails.
-    direct.direct_running_mode = None
-    command = f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
-    return SubprocessSDKEnvironment.from_command_string(
-        command if options.verbose else f"{command} 2>/dev/null"
-    )

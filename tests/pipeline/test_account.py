@@ -7,11 +7,13 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -21,6 +23,7 @@ import pytest
 
 from pipeline import cores
 from pipeline.main import main
+from pipeline.meter import measured
 from tests.oracle import Options, assert_rows_equal, current_rows, expected
 from tests.strategies import arrival_orders, random_arrivals
 
@@ -124,7 +127,7 @@ def test_the_account_is_that_of_the_independent_calculation(
     assert case.duplicates
     assert case.withheld
     out = tmp_path / "out"
-    assert main(arguments(case, out)) == 0
+    assert main([*arguments(case, out), f"--output_dir={out.as_uri()}/"]) == 0
     said = capsys.readouterr()
     assert_account(said.out, case, out)
     # Not a terminal: plain lines, and the last says that everything is done.
@@ -245,6 +248,72 @@ def rows(out: Path) -> dict[str, list[dict[str, Any]]]:
         ]
         for table in ("adherence", "quality", "work_queue", "consents")
     }
+
+
+# --- Workers that end before their time
+
+
+@contextmanager
+def two_processes(case: Case, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run over much more of the same, in two processes beside its own."""
+    (folder / "events.jsonl").write_bytes(case.path.read_bytes() * 100)
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "pipeline.main", f"--input_files={folder}/events.jsonl"),
+            *(f"--output_dir={folder}/out", "--direct_num_workers=2"),
+            "--direct_running_mode=multi_processing",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(folder)},
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    found = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False, timeout=60
+    )
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def wait_for[T](look: Callable[[], T]) -> T:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not (seen := look()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert seen
+    return seen
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_while_its_workers_start_leaves_none(
+    number: signal.Signals, case: Case, tmp_path: Path
+) -> None:
+    with two_processes(case, tmp_path) as process:
+        workers = wait_for(lambda: workers_of(process))
+        process.send_signal(number)
+        out, err = process.communicate(timeout=DEADLINE_SECONDS)
+    assert (process.returncode, out) == (128 + number, "")
+    assert err == "pipeline.main: Stopped; nothing is written.\n"
+    assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    assert [path.name for path in tmp_path.iterdir()] == ["events.jsonl"]
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(case: Case, tmp_path: Path) -> None:
+    with two_processes(case, tmp_path) as process:
+        folder = str(wait_for(lambda: list(tmp_path.glob("rehab-progress-*")))[0])
+        wait_for(lambda: measured(folder).bytes)
+        os.kill(workers_of(process)[0], signal.SIGKILL)
+        out, err = process.communicate(timeout=DEADLINE_SECONDS)
+    assert (process.returncode, out) == (1, "")
+    *progress, sentence = err.splitlines()
+    assert sentence.startswith("pipeline.main: A worker process was killed")
+    assert all(line.startswith("read ") for line in progress)
+    assert [path.name for path in tmp_path.iterdir()] == ["events.jsonl"]
 
 
 # --- On a terminal
