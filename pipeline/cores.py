@@ -9,8 +9,8 @@ from pipeline.files import InputFile
 from pipeline.options import RehabOptions
 from pipeline.sources import file_parts
 
-# On two cores a second process, which takes seconds to start, begins to pay at about 45 MB.
-BYTES_PER_PROCESS = 40_000_000
+# A process takes seconds to start: a second one should save more than that, which it does not below 80 MB.
+BYTES_PER_PROCESS = 60_000_000
 
 
 def processes(files: Sequence[InputFile], cores: int) -> int:

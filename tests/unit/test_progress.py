@@ -74,13 +74,13 @@ def test_in_the_end_every_byte_and_every_line_is_read(
     ("files", "available", "wanted"),
     [
         # Too small to gain by it, and just large enough.
-        ([("a.jsonl", 79 * MB)], 2, 1),
-        ([("a.jsonl", 80 * MB)], 2, 2),
-        ([("a.jsonl", 20 * MB)] * 4, 2, 2),
+        ([("a.jsonl", 119 * MB)], 2, 1),
+        ([("a.jsonl", 120 * MB)], 2, 2),
+        ([("a.jsonl", 30 * MB)] * 4, 2, 2),
         # As many as there are cores, or as there is work for.
         ([("a.jsonl", 4000 * MB)], 1, 1),
         ([("a.jsonl", 4000 * MB)], 8, 8),
-        ([("a.jsonl", 130 * MB)], 8, 3),
+        ([("a.jsonl", 190 * MB)], 8, 3),
         # A compressed file cannot be shared; a pipe is open in the first process only.
         ([("a.jsonl.gz", 4000 * MB)], 8, 1),
         ([("a.jsonl.gz", 4000 * MB)] * 3, 8, 3),
