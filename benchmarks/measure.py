@@ -73,8 +73,9 @@ def _bounded(workers: int) -> Way:
         from pipeline.options import parse_options
 
         arguments = [f"--input_files={events_file}", f"--output_dir={output}", "--nudge_max_age_hours=0"]
+        arguments.append(f"--direct_num_workers={workers}")
         if workers > 1:
-            arguments += [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"]
+            arguments.append("--direct_running_mode=multi_processing")
         result = launch(parse_options(arguments))
         result.wait_until_finish()
         return lambda: _lines(output), account_of(result)

@@ -32,15 +32,17 @@ def is_compressed(path: str) -> bool:
     return path.lower().endswith(SUFFIXES)
 
 
-def decompressed(file: BinaryIO, path: str) -> Iterator[bytes]:
+def decompressed(file: BinaryIO, path: str, read: Callable[[int], None]) -> Iterator[bytes]:
     """The contents of a compressed file, of whatever kind its name says, in blocks.
 
+    `read` is told how many of the file's bytes have been read, each time.
     Several compressed streams, one after the other, are one file. Raises one of DAMAGE for a file that is not
     whole: a library's own reader takes an early end for the end.
     """
     new = _DECOMPRESSORS[next(suffix for suffix in SUFFIXES if path.lower().endswith(suffix))]
     decompressor = new()
     while data := file.read(_READ_BYTES):
+        read(len(data))
         while data:
             if decompressor.eof:
                 # Tapes and block devices are filled up with zeros.

@@ -10,6 +10,7 @@ import apache_beam as beam
 from apache_beam import coders
 
 from pipeline.files import InputFile
+from pipeline.meter import UNMETERED, Meter
 from pipeline.options import RehabOptions, runner_name
 from pipeline.rebuild import Memories, planned_rebuild
 from pipeline.sinks import WriteNudges, WriteTable
@@ -37,26 +38,39 @@ DIRECT_SHARDS = 512
 SHARDS = 2**24
 
 
-def build(pipeline: beam.Pipeline, options: RehabOptions, files: Sequence[InputFile] = ()) -> None:
-    """Adds every step to the pipeline, as checked options say; `files` are what a bounded run reads."""
+def build(
+    pipeline: beam.Pipeline,
+    options: RehabOptions,
+    files: Sequence[InputFile] = (),
+    meter: Meter = UNMETERED,
+) -> None:
+    """Adds every step to the pipeline, as checked options say.
+
+    `files` are what a bounded run reads, `meter` is told its progress.
+    """
     settings, bounded = options.settings(), options.is_bounded
     rebuild = planned_rebuild(options)
     memories = Memories(options.dataset, rebuild) if options.dataset and not bounded else dict
     shards = DIRECT_SHARDS if runner_name(options).endswith("DirectRunner") else SHARDS
 
-    messages = pipeline | "Read" >> ReadMessages(options, files)
+    messages = pipeline | "Read" >> ReadMessages(options, files, meter)
 
     valid = messages | "Validate" >> tagged(Validate(), OUTPUTS)
 
     adherence = (valid.adherence,) | "Adherence" >> Projection(
-        Adherence(settings), bounded, rebuild, memories, shards=shards
+        Adherence(settings), bounded, rebuild, memories, shards=shards, meter=meter
     )
     quality = (valid.quality,) | "Quality" >> Projection(
-        Quality(settings), bounded, rebuild, memories, shards=shards
+        Quality(settings), bounded, rebuild, memories, shards=shards, meter=meter
     )
     findings = (adherence[REVIEWS], quality[REVIEWS])
     work_queue = (valid.work_queue, *findings) | "Work queue" >> Projection(
-        WorkQueue(settings), bounded, rebuild and rebuild.after_findings(), memories, shards=shards
+        WorkQueue(settings),
+        bounded,
+        rebuild and rebuild.after_findings(),
+        memories,
+        shards=shards,
+        meter=meter,
     )
 
     projections = {"adherence": adherence, "quality": quality, "work_queue": work_queue}

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 
@@ -13,13 +14,18 @@ from apache_beam.runners.runner import PipelineResult
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
+from pipeline.account import UNUSABLE, tell_outcome
+from pipeline.cores import use_cores
 from pipeline.errors import InputFileError, OperatorError, OptionsError, refusal
 from pipeline.files import InputFile, find_files
 from pipeline.graph import build
+from pipeline.logs import logs, show_own_only
+from pipeline.meter import UNMETERED
 from pipeline.metrics_file import MetricsFile
 from pipeline.options import RehabOptions, parse_options, runner_name
 from pipeline.preflight import check, watched
 from pipeline.processes import Interruption, Stopped
+from pipeline.progress import Progress
 from pipeline.rebuild import seek
 from pipeline.results import refuse_results, results_folder
 from pipeline.runners import runner_for
@@ -27,24 +33,41 @@ from pipeline.runners import runner_for
 _STOPPED = "Stopped; what was not finished will be delivered again."
 _STOPPED_OVER_FILES = "Stopped; nothing is written."
 _STOPPED_INTO_TABLES = "Stopped; rows that BigQuery has taken stay, and another run writes them all."
+# What Beam says when a worker process has gone.
+_LOST_WORKER = "Channel closed prematurely."
 # What a file's fault looks like when it comes out of a worker: in another process, in its traceback.
 _FILE_FAULT = re.compile(
     r"^(?:pipeline\.errors\.InputFileError: )?(The input file .+?)(?: \[while .*)?$", re.MULTILINE
 )
 
 
-def launch(options: RehabOptions) -> PipelineResult:
-    """Builds and starts the job of checked options.
+def launch(options: RehabOptions, progress: Progress | None = None) -> PipelineResult:
+    """Builds and starts the job of checked options; `progress` is that of a bounded run.
 
     Raises OptionsError for files that cannot be read, and for what only Beam can tell.
     """
+    files = _input_files(options)
+    if options.is_bounded_here:
+        use_cores(options, files)
     pipeline = _empty_pipeline(options)
-    build(pipeline, options, _input_files(options))
+    build(pipeline, options, files, progress.meter if progress else UNMETERED)
     if runner_name(options).endswith("DirectRunner"):
         check(options)
     if options.rebuild_days:
         seek(options)
-    return pipeline.run()
+    with progress.over(files) if progress else nullcontext():
+        return _run(pipeline)
+
+
+def _run(pipeline: beam.Pipeline) -> PipelineResult:
+    try:
+        return pipeline.run()
+    except RuntimeError as error:
+        if str(error) != _LOST_WORKER:
+            raise
+        raise OperatorError(
+            "A worker process was killed, perhaps for lack of memory: try --direct_num_workers=1."
+        ) from None
 
 
 def _input_files(options: RehabOptions) -> list[InputFile]:
@@ -65,11 +88,27 @@ def _empty_pipeline(options: RehabOptions) -> beam.Pipeline:
         raise OptionsError(sentence.rstrip(".") + ".") from None
 
 
-def run(options: RehabOptions, held: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+def run(options: RehabOptions, held: Callable[[], AbstractContextManager[None]] = nullcontext) -> int:
     """Runs the job; where that is the runner's way (Dataflow), only until it is submitted.
 
-    `held` keeps signals back during a block.
+    Gives the exit status. `held` keeps signals back during a block.
     """
+    if not options.is_bounded_here:
+        _execute(options, held)
+        return 0
+    began, output_dir = time.monotonic(), options.output_dir
+    with nullcontext() if options.quiet else Progress(in_lines=options.verbose) as progress:
+        result = _execute(options, held, progress)
+        seconds = time.monotonic() - began
+        unusable = tell_outcome(result, output_dir, options.dataset, progress, seconds)
+    return UNUSABLE if unusable and options.fail_on_dead_letters else 0
+
+
+def _execute(
+    options: RehabOptions,
+    held: Callable[[], AbstractContextManager[None]],
+    progress: Progress | None = None,
+) -> PipelineResult:
     with ExitStack() as stack:
         is_direct = runner_name(options).endswith("DirectRunner")
         if options.output_dir and is_direct:
@@ -77,13 +116,14 @@ def run(options: RehabOptions, held: Callable[[], AbstractContextManager[None]] 
             options.output_dir = stack.enter_context(folder)
         elif options.output_dir and not options.view_as(TestOptions).dry_run:
             refuse_results(options.output_dir)
-        result = launch(options)
+        result = launch(options, progress)
         if not is_direct:
-            return
+            return result
         if options.metrics_file:
             stack.enter_context(MetricsFile(options.metrics_file, options, result))
             stack.enter_context(watched(options))
         result.wait_until_finish()
+    return result
 
 
 def main(
@@ -92,15 +132,25 @@ def main(
 ) -> int:
     """The command; 2 for options that do not work, 1 for a job that fails, 128 + its number for a signal.
 
-    `held` keeps signals back during a block.
+    3 for dead letters, where they are to be a failure. `held` keeps signals back during a block.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with logs() as handler:
+        return _main(arguments, held, handler)
+
+
+def _main(
+    arguments: Sequence[str] | None,
+    held: Callable[[], AbstractContextManager[None]],
+    handler: logging.Handler,
+) -> int:
     stopped = _STOPPED
     try:
         options = parse_options(sys.argv[1:] if arguments is None else arguments)
+        if options.is_bounded_here and not options.verbose:
+            show_own_only(handler, "pipeline.main")
         if options.is_bounded:
             stopped = _STOPPED_OVER_FILES if options.output_dir else _STOPPED_INTO_TABLES
-        run(options, held)
+        return run(options, held)
     except OptionsError as error:
         print(f"pipeline.main: {error}", file=sys.stderr)
         return 2
@@ -119,7 +169,6 @@ def main(
     except (GoogleAPIError, GoogleAuthError) as error:
         print(f"pipeline.main: Google refused: {refusal(error)}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _command() -> None:

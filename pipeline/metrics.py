@@ -78,13 +78,28 @@ class Metrics(NamedTuple):
         """What became of the events: each is counted under one of these."""
         letters = self.dead_letters
         return {
-            "processed": sum(self.by(BROADWAY + "event.processed").values()),
+            "processed": sum(self.processed.values()),
             "duplicates": self.counter(BROADWAY + "event.duplicate"),
             "withheld": self.counter(BROADWAY + "event.withheld"),
             "too_late": self.counter(BROADWAY + "event.too_late"),
             # A row that BigQuery refused stems from an event that was counted as processed before.
             "dead_letters": sum(letters.values()) - letters.get("write_rejected", 0),
         }
+
+    @property
+    def arrived(self) -> int:
+        """Events that have been found in messages or lines, usable or not."""
+        return self.counter(BROADWAY + "event.arrived")
+
+    @property
+    def lines(self) -> int:
+        """Lines of files that have been read, blank ones left out."""
+        return self.counter(BROADWAY + "line.read")
+
+    @property
+    def processed(self) -> dict[str, int]:
+        """Events taken into a projection, by kind."""
+        return self.by(BROADWAY + "event.processed")
 
     @property
     def events(self) -> int:
@@ -100,6 +115,16 @@ class Metrics(NamedTuple):
                 kind = name.removeprefix(POLICY).split(".")[0]
                 totals[kind] = totals.get(kind, 0) + n
         return totals
+
+    @property
+    def nudge_types(self) -> dict[tuple[str, str], int]:
+        """What the policy generated, by kind and type."""
+        types: dict[tuple[str, str], int] = {}
+        for name, n in self.counters.items():
+            if name.startswith(POLICY):
+                kind, _, type_ = name.removeprefix(POLICY).partition(".generated.")
+                types[kind, type_] = n
+        return types
 
     @property
     def rows(self) -> dict[str, int]:
@@ -148,3 +173,24 @@ class Metrics(NamedTuple):
                 return lower + (bound - lower) * (share * total - below) / max(1, upto - below)
             below, lower = upto, bound
         return float(lower)
+
+
+class Account(NamedTuple):
+    """Where the events went: `arrived` is how many there were before."""
+
+    arrived: int
+    processed: int
+    duplicates: int
+    withheld: int
+    too_late: int
+    dead_letters: int
+
+    @property
+    def open(self) -> int:
+        """Events that arrived and are not yet accounted for; negative if some were counted twice."""
+        return self.arrived - sum(self[1:])
+
+    @property
+    def accounted(self) -> int:
+        """Events that have come out somewhere."""
+        return sum(self[1:])

@@ -119,11 +119,36 @@ class RehabOptions(PipelineOptions):
             "--metrics_file",
             help="With the DirectRunner: file that is kept up to date with the job's metrics, as JSON.",
         )
+        shown = parser.add_argument_group("what a bounded run with the DirectRunner shows")
+        shown.add_argument(
+            "--quiet",
+            action="store_true",
+            help="For scripts: neither progress nor account, only a sentence on what went wrong.",
+        )
+        shown.add_argument(
+            "--verbose",
+            action="store_true",
+            help="Beam's own log as well, and of what fails the stack trace.",
+        )
+        shown.add_argument(
+            "--fail_on_dead_letters",
+            action="store_true",
+            help="End with exit status 3 if there are dead letters; the results are written all the same.",
+        )
 
     @property
     def is_bounded(self) -> bool:
         """Whether the run ends with its input."""
         return bool(self.input_files)
+
+    @property
+    def is_bounded_here(self) -> bool:
+        """Whether the run ends with its input, and does so in this process."""
+        return self.is_bounded and runner_name(self).endswith("DirectRunner")
+
+    def states(self, *names: str) -> bool:
+        """Whether the command line has one of these options, of Beam's or of the pipeline's own."""
+        return any(flag.partition("=")[0] in {f"--{name}" for name in names} for flag in self._flags or ())
 
     @property
     def subscriptions(self) -> dict[str, str]:
@@ -221,6 +246,7 @@ def _problems(options: RehabOptions) -> Iterator[str]:
     yield from _sink_problems(options)
     yield from _value_problems(options)
     yield from _runner_problems(options)
+    yield from _display_problems(options)
     try:
         options.settings()
     except OptionsError as error:
@@ -300,6 +326,14 @@ def _runner_problems(options: RehabOptions) -> Iterator[str]:
         yield "--overwrite needs the DirectRunner: elsewhere results would go before new ones come."
     if runner.endswith("DataflowRunner"):
         yield from _dataflow_problems(options)
+
+
+def _display_problems(options: RehabOptions) -> Iterator[str]:
+    for name in ("quiet", "verbose", "fail_on_dead_letters"):
+        if getattr(options, name) and not options.is_bounded_here:
+            yield f"--{name} needs --input_files and the DirectRunner: only such a run ends with an account."
+    if options.quiet and options.verbose:
+        yield "--quiet cannot go with --verbose."
 
 
 def _dataflow_problems(options: RehabOptions) -> Iterator[str]:

@@ -83,6 +83,12 @@ def _results(folder: str) -> list[str]:
     return sorted(name for name in _names(folder) if _RESULT.fullmatch(name))
 
 
+def result_paths(folder: str, result: str) -> list[str]:
+    """The finished files of one of NAMES in a folder of results."""
+    names = [name for name in _results(folder) if name.startswith(f"{result}-0")]
+    return [f"{folder}/{name}" for name in names]
+
+
 def _names(folder: str) -> list[str]:
     """What is in a folder, which need not exist."""
     if folder.startswith(CLOUD):

@@ -16,7 +16,10 @@ def runner_for(options: RehabOptions) -> PipelineRunner:
     if not name.endswith("DirectRunner"):
         return create_runner(name)
     if options.is_bounded:
-        return FnApiRunner()
+        # Imported here because it is tied to one version of Beam, which other runners need not be.
+        from pipeline.workers import worker_environment
+
+        return FnApiRunner(worker_environment(options))
     from pipeline.direct import StreamingDirectRunner
 
     return StreamingDirectRunner()

@@ -20,8 +20,10 @@ from msgspec.structs import replace
 from pipeline.compression import DAMAGE, decompressed, is_compressed
 from pipeline.errors import InputFileError
 from pipeline.files import InputFile
+from pipeline.meter import UNMETERED, Meter
 from pipeline.options import RehabOptions, runner_name
 from transforms.message import PUBLISH_ID_ATTRIBUTE, Message
+from transforms.telemetry import count
 from transforms.times import MICROS
 
 # What one worker reads of a file at a time, and what it hands on at a time.
@@ -37,15 +39,16 @@ _GATHERED_BYTES = 4 * 1024 * 1024
 class ReadMessages(beam.PTransform[Any, Any]):
     """PBegin → [Message, …], from the subscriptions that the options name, or from files."""
 
-    def __init__(self, options: RehabOptions, files: Sequence[InputFile]) -> None:
-        """With checked options; `files` are what a bounded run reads."""
+    def __init__(self, options: RehabOptions, files: Sequence[InputFile], meter: Meter = UNMETERED) -> None:
+        """With checked options; a bounded run reads `files`, and tells `meter` how much it has read."""
         super().__init__()
         self._options = options
         self._files = files
+        self._meter = meter
 
     def expand(self, pipeline: beam.pvalue.PBegin) -> beam.PCollection[Any]:
         if self._options.is_bounded:
-            return pipeline | "Read files" >> ReadFiles(self._files)
+            return pipeline | "Read files" >> ReadFiles(self._files, self._meter)
         messages = [
             _read(pipeline, role, subscription, self._options)
             for role, subscription in self._options.subscriptions.items()
@@ -155,10 +158,11 @@ class _Date(beam.DoFn):
 class ReadFiles(beam.PTransform[Any, Any]):
     """PBegin → [Message, …]: one for each line that is not blank, published when it is read."""
 
-    def __init__(self, files: Sequence[InputFile]) -> None:
-        """`files` are on any file system that Beam knows."""
+    def __init__(self, files: Sequence[InputFile], meter: Meter = UNMETERED) -> None:
+        """`files` are on any file system that Beam knows; `meter` is told how much has been read."""
         super().__init__()
         self._files = files
+        self._meter = meter
 
     def expand(self, pipeline: beam.pvalue.PBegin) -> beam.PCollection[list[Message]]:
         return (
@@ -166,7 +170,7 @@ class ReadFiles(beam.PTransform[Any, Any]):
             | "Files" >> beam.Create(self._files)
             | "Parts" >> beam.FlatMap(file_parts).with_output_types(tuple[str, int, int])
             | "Spread" >> beam.Reshuffle()
-            | "Lines" >> _giving_chunks(ReadLines())
+            | "Lines" >> _giving_chunks(ReadLines(self._meter))
         )
 
 
@@ -183,21 +187,30 @@ class ReadLines(beam.DoFn):
     Beam's own read hands over each line by itself, which costs more than to parse it.
     """
 
+    def __init__(self, meter: Meter = UNMETERED) -> None:
+        """`meter` is told how much has been read."""
+        self._meter = meter
+
     def process(self, part: tuple[str, int, int]) -> Iterator[list[Message]]:
         path, begin, end = part
         with _opened(path) as file:
             at = _first_line(file, path, begin)
             rest = b""
-            blocks = _blocks(file, path)
+            blocks = _blocks(file, path, self._meter)
             while at < end and (block := next(blocks, b"")):
                 rest += block
                 # The line in which the part ends is this part's.
                 cut = rest.rfind(b"\n") if at + len(rest) < end else rest.find(b"\n", end - at - 1)
                 if cut >= 0:
-                    yield _messages(path, rest[:cut], at)
+                    yield self._read(_messages(path, rest[:cut], at), cut + 1, path)
                     at, rest = at + cut + 1, rest[cut + 1 :]
             if rest and at < end:
-                yield _messages(path, rest, at)
+                yield self._read(_messages(path, rest, at), len(rest), path)
+
+    def _read(self, messages: list[Message], text_bytes: int, path: str) -> list[Message]:
+        count("line.read", len(messages))
+        self._meter.read(0 if is_compressed(path) else text_bytes, len(messages))
+        return messages
 
 
 def _opened(path: str) -> BinaryIO:
@@ -219,11 +232,11 @@ def _first_line(file: BinaryIO, path: str, begin: int) -> int:
         raise _unreadable(path, error) from None
 
 
-def _blocks(file: BinaryIO, path: str) -> Iterator[bytes]:
+def _blocks(file: BinaryIO, path: str, meter: Meter) -> Iterator[bytes]:
     """What follows in the file, decompressed, in blocks of which none is empty."""
     try:
         if is_compressed(path):
-            yield from filter(None, decompressed(file, path))
+            yield from filter(None, decompressed(file, path, meter.read))
         else:
             yield from iter(lambda: file.read(_BLOCK_BYTES), b"")
     except EOFError:

@@ -13,6 +13,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from transforms.chunks import EventChunk
 from transforms.coders import encoded, pack
 from transforms.events import Event
+from transforms.metering import Meter
 from transforms.tagging import together
 
 # A bounded run's bundle may hold a whole file: what is gathered must stay small whatever the bundle's size.
@@ -44,9 +45,10 @@ class GatherByKey(beam.DoFn):
     Packed here and not by a coder: a runner may decode and encode what it groups, and copies bytes.
     """
 
-    def __init__(self, key_of: Callable[[Event], Key]) -> None:
+    def __init__(self, key_of: Callable[[Event], Key], meter: Meter | None = None) -> None:
         """`key_of` gives an event's key."""
         self._key_of = key_of
+        self._meter = meter
 
     def start_bundle(self) -> None:
         self._gathered: dict[Key, list[msgspec.Raw]] = {}
@@ -65,6 +67,8 @@ class GatherByKey(beam.DoFn):
             else:
                 self._gathered[key] = [encoded(event)]
         self._count += len(events)
+        if self._meter:
+            self._meter.gathered(len(events))
         self._oldest = min(self._oldest, timestamp)
         if self._count < MAX_GATHERED:
             return ()
@@ -84,15 +88,18 @@ class Gathered[K: (str, int)](beam.PTransform[Any, Any]):
     Each collection is gathered where it is made, so that only packs are moved.
     """
 
-    def __init__(self, key_of: Callable[[Event], K], key_type: type[K]) -> None:
+    def __init__(self, key_of: Callable[[Event], K], key_type: type[K], meter: Meter | None = None) -> None:
         """`key_of` gives an event's key, of that type."""
         super().__init__()
+        self._meter = meter
         self._key_of: Callable[[Event], K] = key_of
         self._packed = tuple[key_type, bytes]  # type: ignore[valid-type]
 
     def expand(self, collections: Any) -> Any:
         gathered = [
-            events | f"Pack {number}" >> beam.ParDo(GatherByKey(self._key_of)).with_output_types(self._packed)
+            events
+            | f"Pack {number}"
+            >> beam.ParDo(GatherByKey(self._key_of, self._meter)).with_output_types(self._packed)
             for number, events in enumerate(collections, start=1)
         ]
         return together(gathered, self._packed)

@@ -20,6 +20,7 @@ from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, failed_in_pro
 from transforms.deduplication import REMEMBERED_SECONDS, SeenIds, name_of
 from transforms.events import REVIEW, Event, ReviewFact
 from transforms.grouping import Gathered, InShards, by_patient
+from transforms.metering import Meter
 from transforms.projection import (
     PROCESSED,
     Cause,
@@ -65,10 +66,12 @@ class Projection(beam.PTransform[Any, Any]):
         memories: Callable[[], Mapping[str, Memory]] = dict,
         clock: Callable[[], float] = time.time,
         shards: int = 1,
+        meter: Meter | None = None,
     ) -> None:
         """A `bounded` run ends the input, not the treatment: it sets no timers, and moves patients in shards.
 
         `memories` gives, by patient, what is known of those without state; it is asked once a process or so.
+        `meter` is told the progress of a bounded run.
         """
         super().__init__()
         self._projector = projector
@@ -77,14 +80,15 @@ class Projection(beam.PTransform[Any, Any]):
         self._memories = memories
         self._clock = clock
         self._shards = shards
+        self._meter = meter
 
     def expand(self, events: Any) -> Any:
         rows = dict.fromkeys(self._projector.tables, Row)
         outputs = {NUDGES: NudgeChunk, REVIEWS: EventChunk, DEAD_LETTERS: DeadLetter} | rows
         # What Beam does not know to end would be grouped at the end of time.
         if self._bounded and all(each.is_bounded for each in events):
-            gathered = events | "Gather by patient" >> Gathered(InShards(self._shards), int)
-            histories = ProjectHistories(self._projector, self._clock)
+            gathered = events | "Gather by patient" >> Gathered(InShards(self._shards), int, self._meter)
+            histories = ProjectHistories(self._projector, self._clock, self._meter)
             return gathered | "Group" >> beam.GroupByKey() | "Project" >> tagged(histories, outputs)
         gathered = events | "Gather by patient" >> Gathered(by_patient, str)
         project = Project(self._projector, self._bounded, self._rebuild, self._memories, self._clock)
@@ -359,10 +363,13 @@ class ProjectHistories(beam.DoFn):
     In shards, because a patient by itself has few events at a time: moving and compressing would cost more.
     """
 
-    def __init__(self, projector: Projector[Any], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, projector: Projector[Any], clock: Callable[[], float], meter: Meter | None = None
+    ) -> None:
         """As `Projection`."""
         self._projector = projector
         self._clock = clock
+        self._meter = meter
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[Any]:
         histories: dict[str, list[Event]] = defaultdict(list)
@@ -372,6 +379,8 @@ class ProjectHistories(beam.DoFn):
         for patient_id, history in histories.items():
             if events := _new_ones(self._projector, _newest_reviews(history), _FirstOfEach()):
                 yield from self._project(patient_id, events)
+        if self._meter:
+            self._meter.projected(sum(map(len, histories.values())))
 
     def _project(self, patient_id: str, events: list[Event]) -> Iterable[Any]:
         now_us = int(self._clock() * MICROS)

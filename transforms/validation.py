@@ -54,12 +54,15 @@ class Validate(beam.DoFn):
         """Validates each event in the messages."""
         now_us = int(self._clock() * MICROS)
         events: list[Event] = []
+        refused = 0
         for message in messages:
             for outcome in validate(message, now_us):
                 if isinstance(outcome, DeadLetter):
+                    refused += 1
                     yield _refused(outcome)
                 else:
                     events.append(outcome)
+        count("event.arrived", len(events) + refused)
         for route, chunk in routed(events).items():
             yield TaggedOutput(route, chunk)
 

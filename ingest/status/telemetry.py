@@ -27,6 +27,7 @@ def _types(kind: str) -> tuple[str, ...]:
 
 
 COUNTERS = (
+    Family(BROADWAY + "event.arrived"),
     Family(BROADWAY + "event.processed", "kind", KINDS),
     Family(BROADWAY + "event.duplicate"),
     Family(BROADWAY + "event.withheld"),

@@ -1,29 +1,23 @@
 """How a local run looks: its progress while it runs, its tables and figures at the end."""
 
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
-from rich import box
-from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
+from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.local.figures import Account, Published, account
-from pipeline.metrics import Metrics
+from pipeline.display import Cells, Listed, Listing, outcomes, pairs, plural, shortened
+from pipeline.local.figures import Published, account
+from pipeline.metrics import Account, Metrics
 
-WIDTH = 100
-# Between a table's columns.
-_GAP = 2
 # What "now" means in rates and lags.
 _RECENT_US = 5_000_000
 _KINDS = ("nudge", "alert", "feedback", "emergency")
 _URGENCY_STYLE = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "green"}
-
-type Cells = Mapping[str, Any]
 
 
 class Check(NamedTuple):
@@ -32,13 +26,6 @@ class Check(NamedTuple):
     what: str
     holds: bool
     problem: str
-
-
-class Listing(NamedTuple):
-    """The first rows of a longer list, and how many there are in all."""
-
-    rows: Sequence[Cells]
-    total: int
 
 
 class NudgeType(NamedTuple):
@@ -54,14 +41,6 @@ class Tally(NamedTuple):
 
     distinct: int
     received: int
-
-
-def make_console() -> Console:
-    """The console on standard output; a fixed width where that is no terminal."""
-    if sys.stdout.isatty():
-        console = Console(highlight=False)
-        return Console(highlight=False, width=min(console.width, WIDTH))
-    return Console(highlight=False, width=WIDTH)
 
 
 class Progress:
@@ -104,10 +83,10 @@ class Progress:
         sums = account(self._published, self._newest)
         parts = [
             f"{elapsed:4.0f} s",
-            f"published {sums.published:,}",
-            *(f"{name} {count:,}" for name, count in _outcomes(sums).items()),
+            f"published {sums.arrived:,}",
+            *(f"{name} {count:,}" for name, count in outcomes(sums).items()),
             f"rows {sum(self._newest.written.values()):,}",
-            *(f"{_plural(kind)} {self._newest.nudges.get(kind, 0):,}" for kind in _KINDS),
+            *(f"{plural(kind)} {self._newest.nudges.get(kind, 0):,}" for kind in _KINDS),
             f"{self.events_per_second:,.0f} events/s",
             f"lag {self._lag()}",
         ]
@@ -144,20 +123,10 @@ class Progress:
         return bar
 
 
-def _outcomes(sums: Account) -> dict[str, int]:
-    return {
-        "processed": sums.processed,
-        "duplicates": sums.duplicates,
-        "withheld": sums.withheld,
-        "too late": sums.too_late,
-        "dead letters": sums.dead_letters,
-    }
-
-
 def _events(sums: Account) -> Table:
     # The simulator's report is a little older than the job's now and then.
     return _counts(
-        "events", {"published": sums.published} | _outcomes(sums) | {"on their way": max(0, sums.open)}
+        "events", {"published": sums.arrived} | outcomes(sums) | {"on their way": max(0, sums.open)}
     )
 
 
@@ -170,7 +139,7 @@ def _rows(metrics: Metrics) -> Table:
 def _nudges(metrics: Metrics, received: int) -> Table:
     generated = metrics.nudges
     return _counts(
-        "nudges", {_plural(kind): generated.get(kind, 0) for kind in _KINDS} | {"received": received}
+        "nudges", {plural(kind): generated.get(kind, 0) for kind in _KINDS} | {"received": received}
     )
 
 
@@ -199,7 +168,7 @@ def adherence_table(listing: Listing) -> RenderableType:
         "days missed >": lambda row: _or_dash(row["consecutive_missed_days"]),
         "consent": lambda row: row["consent_status"],
     }
-    return _Listed("Adherence by patient, newest week, lowest first", columns, listing, "patients")
+    return Listed("Adherence by patient, newest week, lowest first", columns, listing, "patients")
 
 
 def quality_table(listing: Listing) -> RenderableType:
@@ -214,7 +183,7 @@ def quality_table(listing: Listing) -> RenderableType:
         "trend": lambda row: row["quality_trend"],
         "most frequent issue": lambda row: _first_issue(row["form_issue_frequency"]),
     }
-    return _Listed("Quality by patient and exercise, lowest mean first", columns, listing, "exercises")
+    return Listed("Quality by patient and exercise, lowest mean first", columns, listing, "exercises")
 
 
 def work_queue_table(listing: Listing, open_items: Mapping[str, int]) -> RenderableType:
@@ -223,12 +192,12 @@ def work_queue_table(listing: Listing, open_items: Mapping[str, int]) -> Rendera
         "priority": lambda row: Text(f"{row['priority']} {row['urgency']}", _URGENCY_STYLE[row["urgency"]]),
         "item": lambda row: row["item_type"],
         "patient": lambda row: row["patient_id"],
-        "description": lambda row: _shortened(row["description"] or "–", 40),
+        "description": lambda row: shortened(row["description"] or "–", 40),
         "status": lambda row: row["status"],
         "due (UTC)": lambda row: f"{row['sla_deadline']:%m-%d %H:%M}",
     }
     counts = ", ".join(f"{urgency} {count:,}" for urgency, count in open_items.items())
-    return _Listed(f"Work queue: open items by priority ({counts})", columns, listing, "open items")
+    return Listed(f"Work queue: open items by priority ({counts})", columns, listing, "open items")
 
 
 def nudge_table(tallies: Mapping[NudgeType, Tally]) -> RenderableType:
@@ -242,7 +211,7 @@ def nudge_table(tallies: Mapping[NudgeType, Tally]) -> RenderableType:
         "nudges >": lambda row: f"{row['distinct']:,}",
         "messages >": lambda row: f"{row['received']:,}",
     }
-    return _Listed("Nudges by type, as received from the topic", columns, Listing(rows, len(rows)), "types")
+    return Listed("Nudges by type, as received from the topic", columns, Listing(rows, len(rows)), "types")
 
 
 def dead_letter_table(listing: Listing, counted: Mapping[str, int]) -> RenderableType:
@@ -251,33 +220,14 @@ def dead_letter_table(listing: Listing, counted: Mapping[str, int]) -> Renderabl
         "reason": lambda row: row["reason"],
         "arrived >": lambda row: f"{counted.get(row['reason'], 0):,}",
         "distinct >": lambda row: f"{row['distinct']:,}",
-        "for example": lambda row: _shortened(row["example"], 54),
+        "for example": lambda row: shortened(row["example"], 54),
     }
-    return _Listed("Dead letters by reason", columns, listing, "reasons")
-
-
-def account_table(sums: Account) -> RenderableType:
-    """Where the published events went."""
-    table = _pairs("Account of events")
-    table.columns[1].justify = "right"
-    table.add_row("published", f"{sums.published:,}")
-    for name, count in _outcomes(sums).items():
-        table.add_row(f"  {name}", f"{count:,}")
-    table.add_row("unaccounted for", f"{sums.open:,}")
-    return table
-
-
-def figure_table(figures: Mapping[str, str]) -> RenderableType:
-    """The run's figures, one a line."""
-    table = _pairs("Figures")
-    for name, value in figures.items():
-        table.add_row(name, value)
-    return table
+    return Listed("Dead letters by reason", columns, listing, "reasons")
 
 
 def check_table(checks: Sequence[Check]) -> RenderableType:
     """What was checked, and how it came out."""
-    table = _pairs("Checks")
+    table = pairs("Checks")
     for check in checks:
         mark = Text("ok", "green") if check.holds else Text("FAILED", "bold red")
         table.add_row(mark, check.what if check.holds else check.problem)
@@ -286,20 +236,11 @@ def check_table(checks: Sequence[Check]) -> RenderableType:
 
 def change(before: Metrics, after: Metrics, received: int) -> str:
     """What has happened between two looks at the metrics, in one line; `received` nudges have arrived."""
-    then, now = (_outcomes(account(Published(), metrics)) for metrics in (before, after))
+    then, now = (outcomes(account(Published(), metrics)) for metrics in (before, after))
     counts = {name: now[name] - then[name] for name in now}
     counts["rows written"] = sum(after.written.values()) - sum(before.written.values())
     counts["nudges received"] = received
     return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
-
-
-def account_sentence(sums: Account) -> str:
-    """The account as an equation; what is open comes last, if anything is."""
-    parts = [f"{count:,} {name}" for name, count in _outcomes(sums).items()]
-    if sums.open > 0:
-        parts.append(f"{sums.open:,} unaccounted for")
-    tail = f" - {-sums.open:,} counted twice" if sums.open < 0 else ""
-    return f"{sums.published:,} = {' + '.join(parts)}{tail}"
 
 
 def milliseconds(value: float | None) -> str:
@@ -307,68 +248,6 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f} ms" if value < 1000 else f"{value / 1000:,.2f} s"
-
-
-class _Listed:
-    """A table of as many columns as there is room for: the last ones are the least."""
-
-    def __init__(
-        self, title: str, columns: Mapping[str, Callable[[Cells], Any]], listing: Listing, noun: str
-    ) -> None:
-        """`columns` gives each column's cell for a row; a name that ends with `>` is that of a number."""
-        self._title = title
-        self._columns = {name: [_text(cell(row)) for row in listing.rows] for name, cell in columns.items()}
-        rest = listing.total - len(listing.rows)
-        self._caption = f"and {rest:,} more of {listing.total:,} {noun}" if rest > 0 else None
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        shown: dict[str, list[Text]] = {}
-        room = options.max_width
-        for name, cells in self._columns.items():
-            room -= max(cell.cell_len for cell in (Text(name.removesuffix(" >")), *cells)) + _GAP
-            if room < 0:
-                break
-            shown[name] = cells
-        table = _plain(self._title)
-        table.caption = self._caption
-        for name in shown:
-            justify: JustifyMethod = "right" if name.endswith(" >") else "left"
-            table.add_column(name.removesuffix(" >"), justify=justify, no_wrap=True)
-        for row in zip(*shown.values(), strict=True):
-            table.add_row(*row)
-        yield table
-
-
-def _text(cell: object) -> Text:
-    return cell if isinstance(cell, Text) else Text(str(cell))
-
-
-def _pairs(title: str) -> Table:
-    table = _plain(title)
-    table.show_header = False
-    table.add_column()
-    table.add_column()
-    return table
-
-
-def _plain(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        caption_justify="left",
-        caption_style="dim",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="dim",
-        # A title that is longer than its table would be broken.
-        min_width=len(title),
-    )
-
-
-def _plural(kind: str) -> str:
-    return {"nudge": "nudges", "alert": "alerts", "emergency": "emergencies"}.get(kind, kind)
 
 
 def _day(value: date) -> str:
@@ -385,7 +264,3 @@ def _or_dash(value: object) -> str:
 
 def _first_issue(issues: Sequence[Cells]) -> str:
     return str(issues[0]["type"]) if issues else "–"
-
-
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.metrics import Metrics
+from pipeline.metrics import Account, Metrics
 from transforms.times import to_micros
 
 
@@ -26,27 +26,6 @@ class Published(NamedTuple):
         passed = self.last_us - earlier.written_us
         more = self.events - earlier.events
         return more * 1e6 / passed if more and passed > 0 else None
-
-
-class Account(NamedTuple):
-    """Where the published events went."""
-
-    published: int
-    processed: int
-    duplicates: int
-    withheld: int
-    too_late: int
-    dead_letters: int
-
-    @property
-    def open(self) -> int:
-        """Events published and not yet accounted for; negative if some were counted twice."""
-        return self.published - sum(self[1:])
-
-    @property
-    def accounted(self) -> int:
-        """Events that have come out somewhere."""
-        return sum(self[1:])
 
 
 def account(published: Published, metrics: Metrics) -> Account:

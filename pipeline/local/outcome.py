@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from google.cloud.bigquery import Client
 
-from pipeline.local.dashboard import Check, Listing, NudgeType, Tally, account_sentence
+from pipeline.display import Listing, account_sentence
+from pipeline.local.dashboard import Check, NudgeType, Tally
 from pipeline.local.figures import Published, account
 from pipeline.metrics import Metrics
 
@@ -134,7 +135,7 @@ def _stream_checks(published: Published, metrics: Metrics, is_settled: bool) -> 
     sums = account(published, metrics)
     yield Check(
         "every published event is accounted for",
-        sums.published > 0 and not sums.open,
+        sums.arrived > 0 and not sums.open,
         f"The account does not balance: published {account_sentence(sums)}.",
     )
     written, rows = sum(metrics.written.values()), sum(metrics.rows.values())

@@ -18,7 +18,7 @@ from requests import RequestException
 from rich.console import Console
 from rich.live import Live
 
-from pipeline import clients
+from pipeline import clients, display
 from pipeline.emulators import EmulatorError, available_pubsub, bigquery_emulator
 from pipeline.local import dashboard
 from pipeline.local.api import make_api
@@ -57,7 +57,7 @@ def run(options: "LocalOptions", stack: ExitStack, interruption: Interruption) -
 
     Returns the exit status. Lets `Stopped` pass.
     """
-    console = dashboard.make_console()
+    console = display.make_console()
     try:
         local_run = LocalRun(options, console, stack, interruption)
         local_run.start()
@@ -294,8 +294,8 @@ class LocalRun:
             dashboard.work_queue_table(outcome.work_queue, outcome.open_items),
             dashboard.nudge_table(tallies),
             dashboard.dead_letter_table(outcome.dead_letters, self._metrics.dead_letters),
-            dashboard.account_table(account(self._published, self._metrics)),
-            dashboard.figure_table(self._figures()),
+            display.account_table(account(self._published, self._metrics)),
+            display.figure_table(self._figures()),
         )
         is_settled = self._settled_us is not None
         results = checks(self._published, self._metrics, is_settled, outcome, tallies, api)

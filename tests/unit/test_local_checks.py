@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.local.dashboard import Listing, NudgeType, Tally
+from pipeline.display import Listing
+from pipeline.local.dashboard import NudgeType, Tally
 from pipeline.local.figures import Published
 from pipeline.local.outcome import ApiReport, Outcome, api_report, checks
 from pipeline.metrics import BROADWAY, POLICY, Metrics, Spread

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.local.figures import (
-    Account,
     Published,
     Settling,
     account,
     read_metrics,
     read_published,
 )
-from pipeline.metrics import BROADWAY, Metrics, Spread
+from pipeline.metrics import BROADWAY, Account, Metrics, Spread
 
 SECOND = 1_000_000
 

@@ -137,6 +137,10 @@ REFUSED_IN_A_STREAM = [
     (["--rebuild_days=3", "--dry_run=True"], "--rebuild_days"),
     (["--rebuild_days=3", "--update"], "--rebuild_days"),
     ([*CLOUD, "--metrics_file=m.json"], "--metrics_file"),
+    # What only a run that ends with an account can show.
+    (["--quiet"], "--quiet"),
+    (["--verbose"], "--verbose"),
+    (["--fail_on_dead_letters"], "--fail_on_dead_letters"),
     # What would show a patient's data.
     ([*CLOUD, "--enable_hot_key_logging"], "--enable_hot_key_logging"),
     ([*CLOUD, "--experiments=enable_data_sampling"], "enable_data_sampling"),
@@ -183,6 +187,7 @@ def test_sources_and_sinks_of_a_stream_that_do_not_work(arguments: list[str], na
         (["--rebuild_days=3"], "--rebuild_days"),
         (["--streaming"], "--streaming"),
         (["--dataset=nothing"], "--dataset"),
+        (["--quiet", "--verbose"], "--quiet"),
         (CLOUD, "gs://"),
         ([*CLOUD, "--overwrite"], "--overwrite"),
     ],
@@ -190,6 +195,18 @@ def test_sources_and_sinks_of_a_stream_that_do_not_work(arguments: list[str], na
 )
 def test_refused_in_a_bounded_run(arguments: list[str], named: str, events_file: Path) -> None:
     assert named in sentence_of([*bounded(events_file), *arguments])
+
+
+@pytest.mark.parametrize("name", ["quiet", "verbose", "fail_on_dead_letters"])
+def test_what_a_run_on_dataflow_cannot_show(name: str) -> None:
+    files = ["--input_files=gs://bucket/x.jsonl", "--output_dir=gs://bucket/out"]
+    assert f"--{name}" in sentence_of([*files, *CLOUD, f"--{name}"])
+
+
+def test_an_option_is_stated_however_it_is_written(events_file: Path) -> None:
+    for arguments in (["--direct_num_workers=1"], ["--direct_num_workers", "1"]):
+        assert parse_options([*bounded(events_file), *arguments]).states("direct_num_workers")
+    assert not parse_options(bounded(events_file)).states("direct_num_workers", "direct_running_mode")
 
 
 def test_a_bounded_run_without_input_or_output(events_file: Path) -> None:

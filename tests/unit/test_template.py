@@ -22,7 +22,10 @@ IMAGE = "europe-west3-docker.pkg.dev/my-project/rehab-tracking/pipeline:0.1.0"
 
 # The template's job is a stream: files belong to bounded runs, which are launched from a checkout. And only
 # the DirectRunner has no metrics service of its own.
-NOT_ON_THE_TEMPLATE = {"input_files", "output_dir", "overwrite", "metrics_file"}
+NOT_ON_THE_TEMPLATE = {
+    *("input_files", "output_dir", "overwrite", "metrics_file"),
+    *("quiet", "verbose", "fail_on_dead_letters"),
+}
 
 REQUIRED = {
     "primary_subscription": "projects/rehab-local/subscriptions/rehab-primary",
