@@ -19,6 +19,9 @@ from tests.integration.conftest import PROJECT
 
 WAIT_SECONDS = 60.0
 
+# They share a server.
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("pubsub")]
+
 
 @pytest.fixture(scope="module", params=["official", "own"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

@@ -69,6 +69,7 @@ def said(job: Job, text: str) -> None:
     assert text in job.log.read_text()
 
 
+@pytest.mark.long
 def test_a_killed_job_is_rebuilt_from_the_events(
     start: Start, provisioned: Resources, no_silence: str
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_killed_job_is_rebuilt_from_the_events(
     assert job.counter("event.duplicate") == len(arrivals) - len(distinct(arrivals))
 
 
+@pytest.mark.long
 def test_readers_of_a_rebuild_see_the_rows_of_before_until_they_see_all_of_it(
     start: Start, provisioned: Resources, no_silence: str
 ) -> None:
