@@ -68,6 +68,12 @@ def provision(resources: Resources, location: str | None = None, report: Report 
     """
     for problem in _problems(resources, location):
         raise ProvisionError(problem)
+    provision_pubsub(resources, report)
+    provision_dataset(resources.dataset, location, report)
+
+
+def provision_pubsub(resources: Resources, report: Report = print) -> None:
+    """The part of `provision` for topics and subscriptions, whose names have to work."""
     for topic in dict.fromkeys((resources.primary_topic, resources.secondary_topic)):
         report(f"topic {topic}: {_topic(topic, RETENTION)}")
     # Nudges can be made again from the events; a patient's data is kept in no more places than needed.
@@ -77,7 +83,6 @@ def provision(resources: Resources, location: str | None = None, report: Report 
         (resources.secondary_subscription, resources.secondary_topic),
     ):
         report(f"subscription {subscription}: {_subscription(subscription, topic)}")
-    _provision_dataset(resources.dataset, location, report)
 
 
 def _problems(resources: Resources, location: str | None) -> Iterator[str]:
@@ -140,7 +145,8 @@ def _subscription(path: str, topic: str) -> str:
     return "created"
 
 
-def _provision_dataset(dataset: str, location: str | None, report: Report) -> None:
+def provision_dataset(dataset: str, location: str | None = None, report: Report = print) -> None:
+    """The part of `provision` for a dataset (PROJECT.DATASET), its tables and views."""
     project, _, _ = dataset.rpartition(".")
     client = clients.bigquery(project)
     report(f"dataset {dataset}: {_dataset(client, dataset, location)}")

@@ -8,6 +8,7 @@ from tests.chaos import bigquery, pubsub
 from tests.chaos.proof import prove
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore:The return_immediately flag")
 def test_nothing_is_lost_counted_twice_or_told(tmp_path: Path) -> None:

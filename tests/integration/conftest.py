@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.clients import bigquery, publisher, subscriber
 from pipeline.emulators import available_pubsub, bigquery_emulator
-from pipeline.provision import Resources, provision
+from pipeline.provision import Resources, provision, provision_dataset, provision_pubsub
 from tests.integration.api import KEY, Api
 from tests.integration.streaming import PATIENT, SECRET, Job
 
@@ -39,6 +39,10 @@ def emulators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def resources() -> Resources:
     """Names that no other test uses; nothing exists yet."""
+    return unused_names()
+
+
+def unused_names() -> Resources:
     suffix = uuid.uuid4().hex
     return Resources(
         primary_topic=f"projects/{PROJECT}/topics/primary-{suffix}",
@@ -50,16 +54,31 @@ def resources() -> Resources:
     )
 
 
-@pytest.fixture
-def provisioned(resources: Resources) -> Iterator[Resources]:
-    """Fresh topics, subscriptions, dataset, tables and views."""
+@pytest.fixture(scope="session")
+def unchanged(emulators: str) -> Resources:
+    """Resources for all tests that change nothing in them: to make a dataset takes seconds."""
+    resources = unused_names()
     provision(resources, report=lambda line: None)
+    return resources
+
+
+@pytest.fixture
+def subscribed(resources: Resources) -> Iterator[Resources]:
+    """Fresh topics and subscriptions; of the dataset, only the name."""
+    provision_pubsub(resources, report=lambda line: None)
     yield resources
     for subscription in (resources.primary_subscription, resources.secondary_subscription):
         subscriber().delete_subscription(subscription=subscription)
     for topic in (resources.primary_topic, resources.secondary_topic, resources.nudge_topic):
         publisher().delete_topic(topic=topic)
-    bigquery(PROJECT).delete_dataset(resources.dataset, delete_contents=True)
+
+
+@pytest.fixture
+def provisioned(subscribed: Resources) -> Iterator[Resources]:
+    """Fresh topics, subscriptions, dataset, tables and views."""
+    provision_dataset(subscribed.dataset, report=lambda line: None)
+    yield subscribed
+    bigquery(PROJECT).delete_dataset(subscribed.dataset, delete_contents=True)
 
 
 @pytest.fixture
@@ -109,14 +128,14 @@ def end(api: Api) -> None:
 
 
 @pytest.fixture
-def serve(provisioned: Resources, tmp_path: Path) -> Iterator[Callable[..., Api]]:
+def serve(subscribed: Resources, tmp_path: Path) -> Iterator[Callable[..., Api]]:
     """Starts the API over the test's resources, and in the end leaves none.
 
     All of them have one queue, and `environment` on top of their settings.
     """
     apis: list[Api] = []
 
-    def start_api(resources: Resources = provisioned, **environment: str) -> Api:
+    def start_api(resources: Resources = subscribed, **environment: str) -> Api:
         topics = (resources.primary_topic, resources.secondary_topic)
         apis.append(Api(topics, tmp_path / "api", environment))
         return apis[-1]

@@ -58,7 +58,7 @@ def test_events_of_both_calls_are_counted_once_in_the_views(
     assert job.counter("event.duplicate") == 60
 
 
-def test_what_is_published_arrives_as_it_was_sent(serve: Serve, provisioned: Resources) -> None:
+def test_what_is_published_arrives_as_it_was_sent(serve: Serve, subscribed: Resources) -> None:
     api, sent = serve(), envelope()
     answer = api.post(sent)
     api.batch([envelope(), envelope()])
@@ -66,7 +66,7 @@ def test_what_is_published_arrives_as_it_was_sent(serve: Serve, provisioned: Res
     found: list[Any] = []
 
     def arrived() -> None:
-        found.extend(pulled(provisioned.primary_subscription))
+        found.extend(pulled(subscribed.primary_subscription))
         assert len({message.message_id for message in found}) == 2
 
     eventually(arrived)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.integration import contract_checks
 from tests.integration.api import Api, bearer, eventually, token
 from tests.integration.streaming import Job
@@ -14,6 +16,7 @@ from tests.integration.streaming import Job
 _ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 def test_nothing_is_found_against_the_document(
     serve: Callable[..., Api], start: Callable[..., Job], tmp_path: Path
 ) -> None:

@@ -156,14 +156,14 @@ def all_counted(job: Job, events: int) -> None:
 
 
 def test_while_the_primary_topic_fails_events_go_to_the_secondary_and_back(
-    serve: Serve, provisioned: Resources
+    serve: Serve, subscribed: Resources
 ) -> None:
-    missing = provisioned.primary_topic + "-later"
-    api = serve(provisioned._replace(primary_topic=missing))
+    missing = subscribed.primary_topic + "-later"
+    api = serve(subscribed._replace(primary_topic=missing))
     for number in range(5):
         assert api.post(event("exercise_session", f"early-{number}").envelope).status_code == 201
     is_state(api, primary="open", secondary="closed")
-    assert ids(provisioned.secondary_subscription) == {f"early-{number}" for number in range(5)}
+    assert ids(subscribed.secondary_subscription) == {f"early-{number}" for number in range(5)}
 
     publisher().create_topic(name=missing)
     subscription = missing.replace("/topics/", "/subscriptions/")
@@ -247,9 +247,9 @@ def padded(number: int) -> Arrival:
 
 
 def test_a_disk_that_cannot_be_written_is_the_end_of_what_can_be_done(
-    serve: Serve, provisioned: Resources
+    serve: Serve, subscribed: Resources
 ) -> None:
-    missing = provisioned._replace(primary_topic=provisioned.primary_topic + "-no")
+    missing = subscribed._replace(primary_topic=subscribed.primary_topic + "-no")
     missing = missing._replace(secondary_topic=missing.primary_topic)
     api = serve(missing)
     assert api.post(padded(0).envelope).status_code == 202
@@ -356,25 +356,25 @@ def test_without_a_durable_disk_a_batch_is_answered_event_by_event(
     end(api)
 
 
-def test_one_queue_has_one_process(serve: Serve, provisioned: Resources, tmp_path: Path) -> None:
+def test_one_queue_has_one_process(serve: Serve, subscribed: Resources, tmp_path: Path) -> None:
     serve()
     queue = tmp_path / "api" / "queue"
-    ended = run(provisioned, REHAB_QUEUE_DIR=str(queue))
+    ended = run(subscribed, REHAB_QUEUE_DIR=str(queue))
     assert (
         ended.stderr == f"ingest: The queue in {queue} cannot be opened (Resource temporarily unavailable).\n"
     )
     assert ended.returncode == 1
 
 
-def test_a_queue_that_is_no_queue_is_told_in_a_sentence(provisioned: Resources, tmp_path: Path) -> None:
+def test_a_queue_that_is_no_queue_is_told_in_a_sentence(subscribed: Resources, tmp_path: Path) -> None:
     (tmp_path / "messages.db").write_bytes(b"something else " * 1000)
-    ended = run(provisioned, REHAB_QUEUE_DIR=str(tmp_path))
+    ended = run(subscribed, REHAB_QUEUE_DIR=str(tmp_path))
     assert ended.stderr == f"ingest: The queue in {tmp_path} cannot be opened (DatabaseError).\n"
     assert ended.returncode == 1
 
 
-def test_settings_that_do_not_work_end_it_with_a_sentence(provisioned: Resources, tmp_path: Path) -> None:
-    ended = run(provisioned, REHAB_QUEUE_DIR=str(tmp_path), REHAB_JWT_SECRET="short")
+def test_settings_that_do_not_work_end_it_with_a_sentence(subscribed: Resources, tmp_path: Path) -> None:
+    ended = run(subscribed, REHAB_QUEUE_DIR=str(tmp_path), REHAB_JWT_SECRET="short")
     assert (ended.returncode, ended.stderr) == (2, "ingest: REHAB_JWT_SECRET: must have at least 32 bytes.\n")
 
 

@@ -127,8 +127,8 @@ def dataset(provisioned: Resources) -> str:
 
 
 @pytest.mark.parametrize("table", ["adherence", "quality", "work_queue", "dead_letters"])
-def test_a_view_has_the_columns_of_its_table(dataset: str, table: str) -> None:
-    client = bigquery(PROJECT)
+def test_a_view_has_the_columns_of_its_table(unchanged: Resources, table: str) -> None:
+    client, dataset = bigquery(PROJECT), unchanged.dataset
     view = client.query_and_wait(f"SELECT * FROM `{dataset}.{table}_current`").schema
     columns = client.get_table(f"{dataset}.{table}").schema
     assert [(field.name, field.field_type) for field in view] == [

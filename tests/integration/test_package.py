@@ -31,6 +31,9 @@ JOB = [
     "--dataset=rehab-local.rehab_tracking",
 ]
 
+# They share an installation.
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("package")]
+
 
 class Built(NamedTuple):
     sdist: Path

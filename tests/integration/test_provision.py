@@ -48,26 +48,26 @@ def test_two_subscriptions_on_one_topic(resources: Resources) -> None:
     assert pull(resources.secondary_subscription, 1) == [b"x"]
 
 
-def test_a_seek_brings_back_what_was_acknowledged(provisioned: Resources) -> None:
+def test_a_seek_brings_back_what_was_acknowledged(subscribed: Resources) -> None:
     payloads = [b"%03d" % number for number in range(50)]
-    for future in [publisher().publish(provisioned.primary_topic, payload) for payload in payloads]:
+    for future in [publisher().publish(subscribed.primary_topic, payload) for payload in payloads]:
         future.result(30)
-    assert pull(provisioned.primary_subscription, 50) == payloads
+    assert pull(subscribed.primary_subscription, 50) == payloads
     start = datetime.now(UTC) - timedelta(days=28)
-    subscriber().seek(request={"subscription": provisioned.primary_subscription, "time": start})
-    assert pull(provisioned.primary_subscription, 50) == payloads
+    subscriber().seek(request={"subscription": subscribed.primary_subscription, "time": start})
+    assert pull(subscribed.primary_subscription, 50) == payloads
 
 
 def test_topics_of_events_keep_them_for_a_rebuild_and_the_nudge_topic_does_not(
-    provisioned: Resources,
+    subscribed: Resources,
 ) -> None:
-    for topic in (provisioned.primary_topic, provisioned.secondary_topic):
+    for topic in (subscribed.primary_topic, subscribed.secondary_topic):
         assert publisher().get_topic(topic=topic).message_retention_duration == timedelta(days=31)
-    assert not publisher().get_topic(topic=provisioned.nudge_topic).message_retention_duration
+    assert not publisher().get_topic(topic=subscribed.nudge_topic).message_retention_duration
 
 
-def test_a_subscription_never_expires(provisioned: Resources) -> None:
-    subscription = subscriber().get_subscription(subscription=provisioned.primary_subscription)
+def test_a_subscription_never_expires(subscribed: Resources) -> None:
+    subscription = subscriber().get_subscription(subscription=subscribed.primary_subscription)
     assert not subscription.expiration_policy.ttl
 
 
@@ -160,10 +160,10 @@ def test_a_table_with_other_partitions_is_refused(resources: Resources) -> None:
         provision(resources)
 
 
-def test_a_dataset_elsewhere_is_refused_only_if_a_location_is_stated(provisioned: Resources) -> None:
-    assert outcomes(provisioned, "us")[f"dataset {provisioned.dataset}"] == "exists"
+def test_a_dataset_elsewhere_is_refused_only_if_a_location_is_stated(unchanged: Resources) -> None:
+    assert outcomes(unchanged, "us")[f"dataset {unchanged.dataset}"] == "exists"
     with pytest.raises(ProvisionError, match=r"exists already, in US\.$"):
-        provision(provisioned, "EU")
+        provision(unchanged, "EU")
 
 
 def test_a_new_dataset_is_made_where_it_is_asked_for(resources: Resources) -> None:

@@ -18,6 +18,9 @@ from tests.integration.servers import SERVERS
 
 WAIT_SECONDS = 60.0
 
+# They share a server.
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("pubsub")]
+
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

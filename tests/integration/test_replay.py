@@ -161,9 +161,9 @@ def test_letters_are_chosen(provisioned: Resources, replay: Callable[..., str], 
 
 @pytest.mark.parametrize("condition", ["reason ==", "no_such_column = 1"])
 def test_a_condition_that_does_not_work_gets_one_sentence(
-    provisioned: Resources, condition: str, capsys: pytest.CaptureFixture[str]
+    unchanged: Resources, condition: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([f"--dataset={provisioned.dataset}", f"--where={condition}"]) == 2
+    assert main([f"--dataset={unchanged.dataset}", f"--where={condition}"]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("pipeline.replay: --where does not work: ")
     assert printed.count("\n") == 1

@@ -39,6 +39,8 @@ TABLES = (
     "Checks",
 )
 
+pytestmark = pytest.mark.long
+
 
 class Run:
     """One `run_local.sh` as a process, with a directory for its temporary files."""

@@ -67,10 +67,10 @@ def pull_both(resources: Resources, count: int) -> tuple[list[PubsubMessage], li
     return list(primary.values()), list(secondary.values())
 
 
-def test_what_is_reported_has_arrived_on_both_subscriptions(provisioned: Resources, tmp_path: Path) -> None:
+def test_what_is_reported_has_arrived_on_both_subscriptions(subscribed: Resources, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     ended = subprocess.run(
-        command(provisioned, report, "--rate=600", "--seconds=2", "--seed=7"),
+        command(subscribed, report, "--rate=600", "--seconds=2", "--seed=7"),
         capture_output=True,
         check=False,
     )
@@ -80,7 +80,7 @@ def test_what_is_reported_has_arrived_on_both_subscriptions(provisioned: Resourc
     assert (content["published"], content["failed"]) == (1200, 0)
     assert (content["bad"], content["duplicates"]) == (24, 60)
     assert 55 <= content["late"] <= 60
-    primary, secondary = pull_both(provisioned, content["messages"])
+    primary, secondary = pull_both(subscribed, content["messages"])
     assert len(primary) + len(secondary) == content["messages"]
     assert len(primary) > len(secondary) > 0
     # One for each publication, duplicates and messages of several events included.
@@ -98,17 +98,17 @@ def test_what_is_reported_has_arrived_on_both_subscriptions(provisioned: Resourc
         assert message.attributes["event_id"].encode() in message.data
 
 
-def test_a_signal_ends_it_with_everything_reported(provisioned: Resources, tmp_path: Path) -> None:
+def test_a_signal_ends_it_with_everything_reported(subscribed: Resources, tmp_path: Path) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         report = tmp_path / f"{signum.name}.json"
-        with subprocess.Popen(command(provisioned, report, "--rate=100", "--seconds=3600")) as process:
+        with subprocess.Popen(command(subscribed, report, "--rate=100", "--seconds=3600")) as process:
             wait_for_first(report)
             process.send_signal(signum)
             assert process.wait(WAIT_SECONDS) == 0
         content = read(report)
         assert content["finished"]
         assert 0 < content["published"] < 100 * WAIT_SECONDS
-        primary, secondary = pull_both(provisioned, content["messages"])
+        primary, secondary = pull_both(subscribed, content["messages"])
         assert len(primary) + len(secondary) == content["messages"]
 
 

@@ -65,10 +65,10 @@ def dataflow_job(resources: Resources, job_id: str = JOB) -> dataflow.Job:
 
 
 @pytest.fixture
-def apis(provisioned: Resources) -> GoogleApis:
+def apis(subscribed: Resources) -> GoogleApis:
     """A job that is well."""
     apis = GoogleApis()
-    apis.jobs[JOB] = dataflow_job(provisioned)
+    apis.jobs[JOB] = dataflow_job(subscribed)
     apis.metrics[JOB] = [
         counted(f"{BROADWAY}/event.processed.alert", 5, "s7"),
         counted(f"{BROADWAY}/event.processed.alert", 2, "s9"),
@@ -82,8 +82,8 @@ def apis(provisioned: Resources) -> GoogleApis:
         *distributed(f"{BROADWAY}/batch.size.work_queue", "s21", count=1, sum=3, min=3, max=3, mean=3),
     ]
     for path, backlog, oldest in (
-        (provisioned.primary_subscription, 12, 3),
-        (provisioned.secondary_subscription, 0, 0),
+        (subscribed.primary_subscription, 12, 3),
+        (subscribed.secondary_subscription, 0, 0),
     ):
         apis.series[UNDELIVERED, path.rpartition("/")[2]] = backlog
         apis.series[OLDEST, path.rpartition("/")[2]] = oldest
@@ -108,7 +108,7 @@ def told(source: DataflowJob) -> Status:
     return assess(seen, source, int(time.time() * 1_000_000))
 
 
-def test_a_job_that_is_well(source: DataflowJob, provisioned: Resources) -> None:
+def test_a_job_that_is_well(source: DataflowJob, subscribed: Resources) -> None:
     status = told(source)
     assert (status.status, status.reasons) == ("healthy", [])
     assert status.job
@@ -116,7 +116,7 @@ def test_a_job_that_is_well(source: DataflowJob, provisioned: Resources) -> None
     assert status.job.started_at == "2026-11-24T08:00:00Z"
     assert (status.job.system_lag_seconds, status.job.watermark_age_seconds) == (4, 6)
     primary, secondary = status.producers["primary"], status.producers["secondary"]
-    assert primary.subscription == provisioned.primary_subscription
+    assert primary.subscription == subscribed.primary_subscription
     assert (primary.reachable, primary.backlog, primary.oldest_unacknowledged_seconds) == (True, 12, 3)
     assert (secondary.reachable, secondary.backlog, secondary.oldest_unacknowledged_seconds) == (True, 0, 0)
     counters = {name: count.total for name, count in status.metrics.counters.items() if count.total}
@@ -129,18 +129,18 @@ def test_a_job_that_is_well(source: DataflowJob, provisioned: Resources) -> None
     assert (batches.count, batches.mean) == (3, 2.3)
 
 
-def test_the_options_are_those_that_the_job_runs_with(source: DataflowJob, provisioned: Resources) -> None:
+def test_the_options_are_those_that_the_job_runs_with(source: DataflowJob, subscribed: Resources) -> None:
     config = told(source).config
     options = parse_options(
         [
-            f"--primary_subscription={provisioned.primary_subscription}",
-            f"--nudge_topic={provisioned.nudge_topic}",
-            f"--dataset={provisioned.dataset}",
+            f"--primary_subscription={subscribed.primary_subscription}",
+            f"--nudge_topic={subscribed.nudge_topic}",
+            f"--dataset={subscribed.dataset}",
         ]
     )
     assert tuple(config) == OPTIONS == tuple(options.own())
     assert (config["batchers"], config["processors"], config["nudge_max_age_hours"]) == (4, 10, 1.5)
-    assert config["dataset"] == provisioned.dataset
+    assert config["dataset"] == subscribed.dataset
 
 
 def test_rates_are_those_between_two_answers(apis: GoogleApis, source: DataflowJob) -> None:
@@ -177,12 +177,12 @@ def test_a_job_that_does_not_run(
 
 
 def test_a_job_that_was_updated_is_followed(
-    apis: GoogleApis, source: DataflowJob, provisioned: Resources
+    apis: GoogleApis, source: DataflowJob, subscribed: Resources
 ) -> None:
     assert told(source).status == "healthy"
     updated = dataflow.JobState.JOB_STATE_UPDATED
     apis.jobs[JOB] = dataflow.Job(id=JOB, current_state=updated, replaced_by_job_id="replacement")
-    apis.jobs["replacement"] = dataflow_job(provisioned, "replacement")
+    apis.jobs["replacement"] = dataflow_job(subscribed, "replacement")
     apis.metrics["replacement"] = [counted(f"{BROADWAY}/event.duplicate", 1)]
 
     status = told(source)
@@ -194,18 +194,18 @@ def test_a_job_that_was_updated_is_followed(
     assert status.metrics.counters[f"{BROADWAY}.event.processed.alert"].total == 0
 
 
-def test_a_subscription_that_is_deleted(source: DataflowJob, provisioned: Resources) -> None:
-    path = provisioned.secondary_subscription
+def test_a_subscription_that_is_deleted(source: DataflowJob, subscribed: Resources) -> None:
+    path = subscribed.secondary_subscription
     subscriber().delete_subscription(subscription=path)
     status = told(source)
     assert status.status == "degraded"
     assert status.reasons == [f"Pub/Sub: cannot look up the subscription {path} (NotFound)."]
     assert (status.producers["primary"].reachable, status.producers["secondary"].reachable) == (True, False)
-    subscriber().create_subscription(name=path, topic=provisioned.secondary_topic)
+    subscriber().create_subscription(name=path, topic=subscribed.secondary_topic)
 
 
-def test_a_backlog_that_is_old(apis: GoogleApis, source: DataflowJob, provisioned: Resources) -> None:
-    apis.series[OLDEST, provisioned.primary_subscription.rpartition("/")[2]] = 600
+def test_a_backlog_that_is_old(apis: GoogleApis, source: DataflowJob, subscribed: Resources) -> None:
+    apis.series[OLDEST, subscribed.primary_subscription.rpartition("/")[2]] = 600
     status = told(source)
     assert status.status == "degraded"
     assert "oldest message of the primary subscription" in status.reasons[0]

@@ -69,6 +69,7 @@ def said(job: Job, text: str) -> None:
     assert text in job.log.read_text()
 
 
+@pytest.mark.long
 def test_a_killed_job_is_rebuilt_from_the_events(
     start: Start, provisioned: Resources, no_silence: str
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_killed_job_is_rebuilt_from_the_events(
     assert job.counter("event.duplicate") == len(arrivals) - len(distinct(arrivals))
 
 
+@pytest.mark.long
 def test_readers_of_a_rebuild_see_the_rows_of_before_until_they_see_all_of_it(
     start: Start, provisioned: Resources, no_silence: str
 ) -> None:
@@ -211,27 +213,27 @@ MISSING = {
 
 @pytest.mark.parametrize("name", MISSING)
 @pytest.mark.parametrize("more", [[], ["--rebuild_days=28"]])
-def test_what_is_missing_is_told_in_a_sentence(provisioned: Resources, name: str, more: list[str]) -> None:
-    missing = getattr(provisioned, name) + "_missing"
+def test_what_is_missing_is_told_in_a_sentence(unchanged: Resources, name: str, more: list[str]) -> None:
+    missing = getattr(unchanged, name) + "_missing"
     problem = MISSING[name].format(missing)
     check_refused(
-        provisioned._replace(**{name: missing}),
+        unchanged._replace(**{name: missing}),
         f"{problem}: create it with `python -m pipeline.provision`.",
         *more,
     )
 
 
 def test_a_server_that_does_not_answer_is_told_in_a_sentence(
-    provisioned: Resources, monkeypatch: pytest.MonkeyPatch
+    unchanged: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as environment:
         environment.setenv("BIGQUERY_EMULATOR_HOST", "http://127.0.0.1:1")
-        problem = f"The table {provisioned.dataset}.adherence cannot be reached (ConnectionError)."
-        check_refused(provisioned, problem)
+        problem = f"The table {unchanged.dataset}.adherence cannot be reached (ConnectionError)."
+        check_refused(unchanged, problem)
     with monkeypatch.context() as environment:
         environment.setenv("PUBSUB_EMULATOR_HOST", "127.0.0.1:1")
-        subscription = provisioned.primary_subscription
-        check_refused(provisioned, f"The subscription {subscription} cannot be reached (ServiceUnavailable).")
+        subscription = unchanged.primary_subscription
+        check_refused(unchanged, f"The subscription {subscription} cannot be reached (ServiceUnavailable).")
 
 
 def check_refused(resources: Resources, sentence: str, *more: str) -> None:
