@@ -30,4 +30,4 @@ trap - INT TERM HUP
 
 # Not from the current directory, which may hold packages of the same names.
 export PYTHONPATH="$root" PYTHONSAFEPATH=1
-exec "$root/.venv/bin/python" -m pipeline.local "$@"
+exec "$root/.venv/bin/python" -m local "$@"

@@ -20,9 +20,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.phases import SCENARIOS
-from pipeline.emulators import EmulatorError, bigquery_emulator, pubsub_emulator
-from pipeline.local.api import make_api
-from pipeline.local.places import make_places
+from local.emulators import EmulatorError, bigquery_emulator, pubsub_emulator
+from local.api import make_api
+from local.places import make_places
 from pipeline.processes import running
 from pipeline.provision import provision
 

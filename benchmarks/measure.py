@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import orjson
 from apache_beam.runners.runner import PipelineResult
 
-from pipeline.metrics_file import snapshot
-from transforms.projection import Settings
+from pipeline.reporting.metrics_file import snapshot
+from transforms.projections.projector import Settings
 
 _KEYS = {
     "adherence": ("patient_id", "week_start"),

@@ -29,9 +29,9 @@ from apache_beam.utils.timestamp import Timestamp
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.options import RehabOptions
-from pipeline.sinks import WriteNudges, WriteTable
-from transforms.adherence import Adherence
-from transforms.chunks import NudgeChunk
+from pipeline.sinks.tables import WriteNudges, WriteTable
+from transforms.projections.adherence import Adherence
+from transforms.steps.chunks import NudgeChunk
 from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, ToRow
 from transforms.decoding import decode
 from transforms.deduplication import REMEMBERED_SECONDS
@@ -45,16 +45,16 @@ from transforms.events import (
     content_id,
 )
 from transforms.message import Message
-from transforms.projecting import NUDGES, REVIEWS
-from transforms.projection import ALWAYS, PROCESSED, Cause, Output, PatientState, Projector
-from transforms.quality import Quality
-from transforms.routing import ROUTES
+from transforms.steps.projecting import NUDGES, REVIEWS
+from transforms.projections.projector import ALWAYS, PROCESSED, Cause, Output, PatientState, Projector
+from transforms.projections.quality import Quality
+from transforms.steps.routing import ROUTES
 from transforms.rows import Row
-from transforms.tagging import tagged
-from transforms.telemetry import POLICY, count
+from transforms.steps.tagging import tagged
+from transforms.steps.telemetry import POLICY, count
 from transforms.times import MICROS, to_micros
-from transforms.validation import DEAD_LETTERS, validate
-from transforms.work_queue import WorkQueue
+from transforms.steps.validation import DEAD_LETTERS, validate
+from transforms.projections.work_queue import WorkQueue
 
 _MODELS: TypeAdapter[Any] = TypeAdapter(EventModel)
 

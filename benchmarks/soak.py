@@ -18,8 +18,8 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from benchmarks.watched import MIB, Watched, job, machine, module, places
-from pipeline.local.figures import account, read_published
-from pipeline.metrics import Metrics
+from local.figures import account, read_published
+from pipeline.reporting.metrics import Metrics
 
 _RESULTS = Path(__file__).resolve().parent / "results"
 _SHARE = 0.95

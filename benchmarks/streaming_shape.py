@@ -29,9 +29,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.pubsub_v1.types import PubsubMessage
 
 from pipeline.options import RehabOptions, parse_options
-from pipeline.sinks import WriteBatch
-from transforms import grouping
-from transforms.batching import newest_versions
+from pipeline.sinks.tables import WriteBatch
+from transforms.steps import gathering as grouping
+from transforms.steps.batching import newest_versions
 from transforms.rows import unpack_row
 
 # What a worker gathers at most: a bundle of a second at the rate that the original was made for. The runner

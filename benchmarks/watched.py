@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import psutil
 
-from pipeline.emulators import available_pubsub, bigquery_emulator
-from pipeline.local.figures import Published, account, read_metrics
-from pipeline.local.places import Places, make_places
-from pipeline.metrics import Metrics
+from local.emulators import available_pubsub, bigquery_emulator
+from local.figures import Published, account, read_metrics
+from local.places import Places, make_places
+from pipeline.reporting.metrics import Metrics
 from pipeline.processes import running
 from pipeline.provision import provision
 

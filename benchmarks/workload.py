@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from pipeline.simulation import Emission, Scenario, simulate
+from local.simulation import Emission, Scenario, simulate
 from transforms.times import to_micros
 
 # Fixed, so that equal seeds give equal files whenever they are made.

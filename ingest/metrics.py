@@ -21,7 +21,7 @@ from ingest.status.model import Status
 from ingest.status.monitor import Monitor
 from ingest.status.router import current
 from ingest.status.telemetry import COUNTERS, DISTRIBUTIONS, Family
-from pipeline.metrics import LATENCY, Metrics, Spread
+from pipeline.reporting.metrics import LATENCY, Metrics, Spread
 
 _LATENCY_DISTRIBUTION = LATENCY.removesuffix(".le")
 

@@ -14,20 +14,20 @@ from apache_beam.runners.runner import PipelineResult
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
-from pipeline.account import UNUSABLE, tell_outcome
-from pipeline.cores import use_cores
+from pipeline.reporting.account import UNUSABLE, tell_outcome
+from pipeline.direct.cores import use_cores
 from pipeline.errors import InputFileError, OperatorError, OptionsError, refusal
-from pipeline.files import InputFile, find_files
+from pipeline.cloud.files import InputFile, find_files
 from pipeline.graph import build
-from pipeline.logs import logs, show_own_only
-from pipeline.meter import UNMETERED
-from pipeline.metrics_file import MetricsFile
+from pipeline.reporting.logs import logs, show_own_only
+from pipeline.reporting.meter import UNMETERED
+from pipeline.reporting.metrics_file import MetricsFile
 from pipeline.options import RehabOptions, parse_options, runner_name
 from pipeline.preflight import check, watched
 from pipeline.processes import Interruption, Stopped
-from pipeline.progress import Progress
+from pipeline.reporting.progress import Progress
 from pipeline.rebuild import seek
-from pipeline.results import refuse_results, results_folder
+from pipeline.sinks.results import refuse_results, results_folder
 from pipeline.runners import runner_for
 
 _STOPPED = "Stopped; what was not finished will be delivered again."

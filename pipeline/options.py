@@ -22,11 +22,11 @@ from apache_beam.options.pipeline_options import (
 )
 
 from pipeline.errors import OptionsError as OptionsError
-from pipeline.files import usable_path
+from pipeline.cloud.files import usable_path
 from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
-from transforms.consent import CONSENT_MODES
+from transforms.projections.consent import CONSENT_MODES
 from transforms.policy import Policy, policy_from
-from transforms.projection import Settings
+from transforms.projections.projector import Settings
 from transforms.times import DAY_US, MICROS
 
 _BUCKET_FOLDER = re.compile(r"gs://[a-z0-9][-_.a-z0-9]+[a-z0-9]/.*")

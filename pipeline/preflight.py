@@ -9,10 +9,10 @@ from google.api_core.retry import Retry, if_exception_type, if_transient_error
 from google.auth.exceptions import GoogleAuthError
 from requests.exceptions import RequestException
 
-from pipeline.clients import PUBSUB_TRANSIENT, bigquery, publisher, subscriber
+from pipeline.cloud.clients import PUBSUB_TRANSIENT, bigquery, publisher, subscriber
 from pipeline.errors import OperatorError
 from pipeline.options import RehabOptions
-from pipeline.outages import OUTAGES, Call
+from pipeline.cloud.outages import OUTAGES, Call
 from pipeline.provision import TABLES
 
 # Long enough for a server that starts again, short enough for whoever waits at the prompt.

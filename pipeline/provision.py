@@ -21,7 +21,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud.bigquery import Client, Dataset, SchemaField, Table, TimePartitioning
 from google.pubsub_v1.types import ExpirationPolicy, Subscription, Topic
 
-from pipeline import clients
+from pipeline.cloud import clients
 from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
 
 TABLES = ("adherence", "quality", "work_queue", "consents", "dead_letters")

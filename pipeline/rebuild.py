@@ -12,14 +12,14 @@ from google.api_core.retry import Retry, if_exception_type
 from google.cloud.bigquery import QueryJobConfig, ScalarQueryParameter
 from google.cloud.bigquery.table import Row as TableRow
 
-from pipeline.bigquery import patience
-from pipeline.clients import PUBSUB_TRANSIENT, bigquery, subscriber
+from pipeline.sinks.bigquery import patience
+from pipeline.cloud.clients import PUBSUB_TRANSIENT, bigquery, subscriber
 from pipeline.errors import OperatorError
 from pipeline.options import RehabOptions
-from pipeline.outages import OUTAGES, Call
-from transforms.consent import Decision
-from transforms.projection import KnownReview, Memory
-from transforms.rebuilding import Rebuild
+from pipeline.cloud.outages import OUTAGES, Call
+from transforms.projections.consent import Decision
+from transforms.projections.projector import KnownReview, Memory
+from transforms.steps.rebuilding import Rebuild
 from transforms.times import DAY_US, MICROS, day_of, iso_date, to_micros, to_rfc3339
 
 _LOGGER = logging.getLogger(__name__)

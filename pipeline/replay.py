@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from pipeline.bigquery import TableWriter
-from pipeline.clients import bigquery, publisher
+from pipeline.sinks.bigquery import TableWriter
+from pipeline.cloud.clients import bigquery, publisher
 from pipeline.errors import OperatorError, refusal
 from pipeline.names import DATASET, TOPIC
 from pipeline.provision import TABLES

@@ -17,9 +17,9 @@ def runner_for(options: RehabOptions) -> PipelineRunner:
         return create_runner(name)
     if options.is_bounded:
         # Imported here because it is tied to one version of Beam, which other runners need not be.
-        from pipeline.workers import worker_environment
+        from pipeline.direct.workers import worker_environment
 
         return FnApiRunner(worker_environment(options))
-    from pipeline.direct import StreamingDirectRunner
+    from pipeline.direct.runner import StreamingDirectRunner
 
     return StreamingDirectRunner()

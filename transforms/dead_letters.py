@@ -12,7 +12,7 @@ import orjson
 from transforms.message import Message
 from transforms.reasons import REASONS as REASONS
 from transforms.rows import Row
-from transforms.telemetry import count
+from transforms.steps.telemetry import count
 from transforms.times import MICROS, to_rfc3339
 
 PROJECTION_FAILED = "projection_failed"

@@ -6,7 +6,7 @@ from ingest.status import model
 from ingest.status.monitor import Seen
 from ingest.status.source import Observation, Source
 from ingest.status.telemetry import COUNTERS, DISTRIBUTIONS, is_bucket, names
-from pipeline.metrics import Metrics, Spread
+from pipeline.reporting.metrics import Metrics, Spread
 from transforms.times import MICROS, to_rfc3339
 
 TARGET_EVENTS_PER_SECOND = 1000

@@ -13,8 +13,8 @@ from google.cloud.monitoring_v3 import MetricServiceClient
 
 from ingest.status.monitoring import Backlog, Lag, Monitoring
 from ingest.status.source import Job, Observation, SourceError, Subscription
-from pipeline.clients import subscriber
-from pipeline.metrics import BROADWAY, POLICY, Metrics, Spread
+from pipeline.cloud.clients import subscriber
+from pipeline.reporting.metrics import BROADWAY, POLICY, Metrics, Spread
 from transforms.times import MICROS, to_micros, to_rfc3339
 
 # The pipeline's own options, among the many of Beam that a job states.

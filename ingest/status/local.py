@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from ingest.status.source import Job, Observation, SourceError, Subscription
-from pipeline.metrics import Metrics
+from pipeline.reporting.metrics import Metrics
 from transforms.times import MICROS, to_micros
 
 # A call that fails once and is answered when tried again is no outage.

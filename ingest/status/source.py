@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-from pipeline.metrics import Metrics
+from pipeline.reporting.metrics import Metrics
 
 
 class SourceError(Exception):

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from pipeline.metrics import BROADWAY, LATENCY, POLICY
+from pipeline.reporting.metrics import BROADWAY, LATENCY, POLICY
 from pipeline.provision import TABLES
 from transforms.events import KINDS
 from transforms.policy import RULES

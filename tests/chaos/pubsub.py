@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.pubsub_v1 import types
 
-from pipeline.local.pubsub import PubSub, Server
+from local.pubsub import PubSub, Server
 from tests.chaos.background import Background
 from tests.chaos.schedule import Schedule
 

@@ -11,10 +11,10 @@ import pytest
 from google.cloud.pubsub_v1.subscriber.message import Message
 from google.cloud.pubsub_v1.types import FlowControl
 
-from pipeline import bigquery as writing
-from pipeline.bigquery import TableWriter
-from pipeline.clients import bigquery, publisher, subscriber
-from pipeline.emulators import bigquery_emulator
+from pipeline.sinks import bigquery as writing
+from pipeline.sinks.bigquery import TableWriter
+from pipeline.cloud.clients import bigquery, publisher, subscriber
+from local.emulators import bigquery_emulator
 from pipeline.options import parse_options
 from pipeline.preflight import check
 from pipeline.provision import Resources, provision, table_definition

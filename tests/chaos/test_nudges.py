@@ -15,7 +15,7 @@ from tests.chaos.story import Sent, Story, tell
 from tests.oracle import Arrival, expected
 from transforms.message import Message
 from transforms.policy import Finding, Subject, announce, policy_from
-from transforms.projection import Settings
+from transforms.projections.projector import Settings
 from transforms.times import iso_date, to_micros
 
 _BEGIN = datetime(2026, 2, 28, 12, tzinfo=UTC)

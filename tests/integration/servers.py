@@ -1,6 +1,6 @@
 """The Pub/Sub servers that there are on this machine, by name: the project's own, and perhaps Google's."""
 
-from pipeline.emulators import available_pubsub, pubsub_emulator, pubsub_server
+from local.emulators import available_pubsub, pubsub_emulator, pubsub_server
 
 HAS_OFFICIAL = available_pubsub()[1] is None
 SERVERS = {"own": pubsub_server} | ({"official": pubsub_emulator} if HAS_OFFICIAL else {})

@@ -9,7 +9,7 @@ import httpx
 import orjson
 import pytest
 
-from pipeline.clients import subscriber
+from pipeline.cloud.clients import subscriber
 from pipeline.provision import Resources
 from tests.integration.api import Api, bearer, eventually, token
 from tests.integration.streaming import PATIENT, SECRET, Job, check_views, event, sessions, view

@@ -17,11 +17,11 @@ from apache_beam.utils.windowed_value import WindowedValue
 from google.api_core.exceptions import Forbidden
 from google.auth.exceptions import GoogleAuthError
 
-from pipeline.bigquery import Rejection, TableWriter
-from pipeline.clients import bigquery
-from pipeline.emulators import bigquery_emulator
+from pipeline.sinks.bigquery import Rejection, TableWriter
+from pipeline.cloud.clients import bigquery
+from local.emulators import bigquery_emulator
 from pipeline.provision import Resources, provision, table_definition
-from pipeline.sinks import WriteBatch
+from pipeline.sinks.tables import WriteBatch
 from tests.integration.conftest import PROJECT
 from transforms.rows import Row, pack_row
 

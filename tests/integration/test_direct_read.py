@@ -21,8 +21,8 @@ from apache_beam.transforms.userstate import TimerSpec, on_timer
 from apache_beam.utils.timestamp import Timestamp
 from google.api_core.exceptions import DeadlineExceeded
 
-from pipeline.clients import publisher, subscriber
-from pipeline.direct import MAX_MESSAGES, ReadFromPubSubDirect, StreamingDirectRunner, SubscriptionError
+from pipeline.cloud.clients import publisher, subscriber
+from pipeline.direct.runner import MAX_MESSAGES, ReadFromPubSubDirect, StreamingDirectRunner, SubscriptionError
 from tests.integration.conftest import PROJECT
 from transforms.message import Message
 
@@ -388,7 +388,7 @@ class Print(beam.DoFn):
 def read_and_print(short: str, long: str) -> None:
     """What the process of `reader` does."""
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("pipeline.direct").setLevel(logging.DEBUG)
+    logging.getLogger("pipeline.direct.runner").setLevel(logging.DEBUG)
     pipeline = beam.Pipeline(runner=StreamingDirectRunner(), options=PipelineOptions(["--streaming"]))
     for name, path, hold_seconds in (("short", short, HOLD_SECONDS), ("long", long, 3600)):
         (

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import emulators
+from local import emulators
 from tests.integration.servers import LOGS, SERVERS
 
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from pipeline import emulators
-from pipeline.emulators import bigquery_emulator
+from local import emulators
+from local.emulators import bigquery_emulator
 
 folder = Path(sys.argv[1])
 with getattr(emulators, sys.argv[2])(folder) as pubsub, bigquery_emulator(folder, folder / "data") as url:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from google.cloud.bigquery import SchemaField, Table, TimePartitioning
 
-from pipeline.clients import bigquery, publisher, subscriber
+from pipeline.cloud.clients import bigquery, publisher, subscriber
 from pipeline.provision import TABLES, ProvisionError, Resources, main, provision, table_definition
 from tests.integration.conftest import PROJECT
 

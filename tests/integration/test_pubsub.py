@@ -12,7 +12,7 @@ from google.api_core.exceptions import AlreadyExists, InvalidArgument, NotFound
 from google.cloud.pubsub_v1.subscriber.message import Message
 from google.pubsub_v1.types import ExpirationPolicy, ReceivedMessage, Subscription, Topic
 
-from pipeline.clients import publisher, subscriber
+from pipeline.cloud.clients import publisher, subscriber
 from tests.integration.conftest import PROJECT
 from tests.integration.servers import SERVERS
 

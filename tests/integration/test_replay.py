@@ -9,8 +9,8 @@ import orjson
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from pipeline.bigquery import TableWriter
-from pipeline.clients import bigquery
+from pipeline.sinks.bigquery import TableWriter
+from pipeline.cloud.clients import bigquery
 from pipeline.provision import Resources, table_definition
 from pipeline.replay import main
 from tests.integration.conftest import PROJECT

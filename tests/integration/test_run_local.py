@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.clients import bigquery
+from pipeline.cloud.clients import bigquery
 from tests.integration.servers import HAS_OFFICIAL, LOGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -267,7 +267,7 @@ def test_without_java_the_projects_own_server_takes_the_emulators_place(
     tmp_path: Path, runs: list[Run]
 ) -> None:
     # The program itself: its shell script needs the PATH.
-    program = (sys.executable, "-m", "pipeline.local")
+    program = (sys.executable, "-m", "local")
     shown = ("--rate=40", "--seconds=5", "--patients=10", "--serve")
     run = Run(tmp_path, *shown, program=program, PATH="", CLOUDSDK_ROOT_DIR="/none", PYTHONPATH=str(ROOT))
     runs.append(run)
@@ -291,7 +291,7 @@ def test_without_java_the_projects_own_server_takes_the_emulators_place(
 
 def test_an_emulator_that_is_not_there(tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "pipeline.local"],
+        [sys.executable, "-m", "local"],
         cwd=ROOT,
         env=without_emulators() | {"PUBSUB_EMULATOR_HOST": "127.0.0.1:1", "TMPDIR": str(tmp_path)},
         capture_output=True,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from google.pubsub_v1.types import PubsubMessage
 
-from pipeline.clients import subscriber
+from pipeline.cloud.clients import subscriber
 from pipeline.provision import Resources
 from tests.integration.conftest import PROJECT
 from transforms.message import PUBLISH_ID_ATTRIBUTE
@@ -26,7 +26,7 @@ def command(resources: Resources, report: Path, *more: str) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "pipeline.simulate",
+        "local.simulate",
         f"--primary_topic={resources.primary_topic}",
         f"--secondary_topic={resources.secondary_topic}",
         f"--report={report}",
@@ -122,6 +122,6 @@ def test_a_topic_that_does_not_exist_is_a_failure(resources: Resources, tmp_path
         command(missing, report, "--rate=50", "--seconds=1"), capture_output=True, text=True, check=False
     )
     assert ended.returncode == 1
-    assert ended.stderr == "pipeline.simulate: Pub/Sub did not confirm 50 events.\n"
+    assert ended.stderr == "local.simulate: Pub/Sub did not confirm 50 events.\n"
     content = read(report)
     assert (content["published"], content["failed"], content["finished"]) == (0, 50, True)

@@ -15,7 +15,7 @@ from ingest.status.dataflow import OPTIONS, Clients, DataflowJob
 from ingest.status.model import Status
 from ingest.status.monitor import Seen
 from ingest.status.source import SourceError
-from pipeline.clients import subscriber
+from pipeline.cloud.clients import subscriber
 from pipeline.main import launch
 from pipeline.options import parse_options
 from pipeline.provision import Resources

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 from google.pubsub_v1.types import Subscription
 
-from pipeline.clients import bigquery, subscriber
+from pipeline.cloud.clients import bigquery, subscriber
 from pipeline.provision import Resources
 from tests.integration.conftest import PROJECT
 from tests.integration.streaming import (

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import orjson
 import pytest
 
-from pipeline import cores
+from pipeline.direct import cores
 from pipeline.main import main
-from pipeline.meter import measured
+from pipeline.reporting.meter import measured
 from tests.oracle import Options, assert_rows_equal, current_rows, expected
 from tests.strategies import arrival_orders, random_arrivals
 

@@ -17,7 +17,7 @@ from benchmarks.parts import PARTS, shares
 from benchmarks.profile import Function
 from benchmarks.throughput import differing, measure
 from benchmarks.workload import END, events_file
-from pipeline.simulation import Scenario, simulate
+from local.simulation import Scenario, simulate
 from transforms.times import to_micros
 
 # They share events and what the plain loop makes of them.
@@ -109,8 +109,8 @@ def test_each_part_of_the_streams_time_is_of_functions_that_run(in_order: Path) 
 
 def test_a_stack_belongs_to_the_first_part_that_it_passes_through() -> None:
     worker = Function("apache_beam/runners/worker/sdk_worker.py", "SdkWorker.process_bundle")
-    step = Function("transforms/projecting.py", "Project.process")
-    decoding = Function("transforms/projection.py", "PatientState.decode")
+    step = Function("transforms/steps/projecting.py", "Project.process")
+    decoding = Function("transforms/projections/projector.py", "PatientState.decode")
     library = Function("some_package/module.py", "function")
     stacks = Counter(
         {

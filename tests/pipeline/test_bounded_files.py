@@ -19,7 +19,7 @@ from gcp_storage_emulator.server import create_server
 from google.cloud.storage import Client
 
 from pipeline.main import main
-from pipeline.results import NAMES
+from pipeline.sinks.results import NAMES
 from tests.strategies import random_arrivals
 
 _DEADLINE_SECONDS = 120

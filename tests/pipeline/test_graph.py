@@ -19,12 +19,12 @@ from pipeline.main import main
 from tests.fuzzing import fuzzed
 from tests.oracle import Arrival, Options, assert_nudges_equal, assert_rows_equal, current_rows, expected
 from tests.strategies import arrival_orders, random_arrivals
-from transforms.chunks import EventChunk
+from transforms.steps.chunks import EventChunk
 from transforms.dead_letters import REASONS
 from transforms.events import KINDS
 from transforms.message import Message
-from transforms.tagging import tagged
-from transforms.validation import DEAD_LETTERS, OUTPUTS, Validate
+from transforms.steps.tagging import tagged
+from transforms.steps.validation import DEAD_LETTERS, OUTPUTS, Validate
 
 TABLES = ("adherence", "consents", "quality", "work_queue", "dead_letters")
 HISTORY = ("version", "updated_at", "source_event_id")

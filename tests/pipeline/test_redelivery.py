@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tests.oracle import Arrival
 from tests.releases.recording import NOW_US, PROJECTORS, gathered, run_step
 from tests.strategies import arrival_sets
-from transforms.adherence import CONSENTS_TABLE
-from transforms.chunks import NudgeChunk
+from transforms.projections.adherence import CONSENTS_TABLE
+from transforms.steps.chunks import NudgeChunk
 from transforms.events import Event, parse_event
 from transforms.message import Message
-from transforms.projecting import REVIEWS
+from transforms.steps.projecting import REVIEWS
 from transforms.rows import Row
 
 HISTORY = ("version", "updated_at", "source_event_id")

@@ -13,10 +13,10 @@ from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentP
 
 from ingest.settings import JOB_SETTINGS
 from pipeline import provision
-from pipeline.local import command as local_command
+from local import command as local_command
 from pipeline.options import RehabOptions, parse_options
 from pipeline.replay import parse_arguments as parse_replay
-from pipeline.simulate import parse_arguments as parse_simulate
+from local.simulate import parse_arguments as parse_simulate
 from tests.support.pages import (
     ROOT,
     anchor,
@@ -44,8 +44,8 @@ PARSERS: dict[str, Parse] = {
     "pipeline.main": parse_options,
     "pipeline.provision": provision.main,
     "pipeline.replay": parse_replay,
-    "pipeline.simulate": parse_simulate,
-    "pipeline.local": local_command.parse,
+    "local.simulate": parse_simulate,
+    "local": local_command.parse,
 }
 
 # What belongs to gcloud, to templates/launch.sh and to other tools that are not ours.
@@ -151,7 +151,7 @@ def test_the_commands_take_the_options_that_they_are_given(capsys: pytest.Captur
         seen.add(call.module)
         stated = set(_OPTION.findall(call.arguments))
         assert stated <= known_options(call.module, capsys), call
-    assert {"pipeline.main", "pipeline.provision", "pipeline.replay", "pipeline.simulate"} <= seen
+    assert {"pipeline.main", "pipeline.provision", "pipeline.replay", "local.simulate"} <= seen
 
 
 def known_options(module: str, capsys: pytest.CaptureFixture[str]) -> set[str]:

@@ -12,7 +12,7 @@ from gcp_storage_emulator.server import create_server
 from google.cloud.storage import Client
 
 from pipeline.errors import OptionsError
-from pipeline.files import InputFile, find_files
+from pipeline.cloud.files import InputFile, find_files
 
 FILES = (
     "x.jsonl",

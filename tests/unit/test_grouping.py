@@ -2,9 +2,9 @@
 
 from apache_beam.utils.timestamp import Timestamp
 
-from transforms.chunks import EventChunk
+from transforms.steps.chunks import EventChunk
 from transforms.events import parse_event
-from transforms.grouping import GatherByKey, by_patient
+from transforms.steps.gathering import GatherByKey, by_patient
 from transforms.message import Message
 from transforms.times import DAY_US, MICROS
 

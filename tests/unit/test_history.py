@@ -22,16 +22,16 @@ from tests.oracle import (
     expected,
 )
 from tests.strategies import long_histories, random_history
-from transforms.adherence import Adherence
-from transforms.coders import pack
+from transforms.projections.adherence import Adherence
+from transforms.steps.coders import pack
 from transforms.events import REVIEW, Event, ReviewFact, parse_event
 from transforms.message import Message
 from transforms.policy import withdrawal
-from transforms.projecting import NUDGES, REVIEWS, ProjectHistories
-from transforms.projection import Cause, Output, Projector, Settings, in_periods
+from transforms.steps.projecting import NUDGES, REVIEWS, ProjectHistories
+from transforms.projections.projector import Cause, Output, Projector, Settings, in_periods
 from transforms.times import DAY_US, iso_date, to_micros, to_rfc3339
-from transforms.validation import DEAD_LETTERS
-from transforms.work_queue import WorkQueue
+from transforms.steps.validation import DEAD_LETTERS
+from transforms.projections.work_queue import WorkQueue
 
 MONDAY_US = 20_150 * DAY_US - 6 * DAY_US
 NOW_US = MONDAY_US + 20_000 * DAY_US

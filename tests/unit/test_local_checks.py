@@ -2,11 +2,11 @@
 
 import pytest
 
-from pipeline.display import Listing
-from pipeline.local.dashboard import NudgeType, Tally
-from pipeline.local.figures import Published
-from pipeline.local.outcome import ApiReport, Outcome, api_report, checks
-from pipeline.metrics import BROADWAY, POLICY, Metrics, Spread
+from pipeline.reporting.display import Listing
+from local.dashboard import NudgeType, Tally
+from local.figures import Published
+from local.outcome import ApiReport, Outcome, api_report, checks
+from pipeline.reporting.metrics import BROADWAY, POLICY, Metrics, Spread
 
 PUBLISHED = Published(events=2000, bad=40, finished=True)
 METRICS = Metrics(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.local.command import LocalOptions, parse
+from local.command import LocalOptions, parse
 
 
 def test_defaults() -> None:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.local.figures import (
+from local.figures import (
     Published,
     Settling,
     account,
     read_metrics,
     read_published,
 )
-from pipeline.metrics import BROADWAY, Account, Metrics, Spread
+from pipeline.reporting.metrics import BROADWAY, Account, Metrics, Spread
 
 SECOND = 1_000_000
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.metrics import BROADWAY, POLICY, Metrics, Spread
-from transforms import telemetry
+from pipeline.reporting.metrics import BROADWAY, POLICY, Metrics, Spread
+from transforms.steps import telemetry
 
 
 def test_the_names_are_those_of_the_job() -> None:

@@ -11,7 +11,7 @@ from tests.by_hand import ByHand
 from tests.oracle import Arrival, Options, assert_nudges_equal, assert_rows_equal, current_rows, expected
 from transforms.events import parse_event
 from transforms.message import Message
-from transforms.projection import Settings
+from transforms.projections.projector import Settings
 from transforms.times import to_micros
 
 NOW = datetime(2025, 3, 21, 9, 0, tzinfo=UTC)

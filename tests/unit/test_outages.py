@@ -2,7 +2,7 @@
 
 import time
 
-from pipeline.outages import Call, Outages
+from pipeline.cloud.outages import Call, Outages
 
 WRITE = Call("BigQuery", "table rehab-local.rehab.quality", "write to")
 LOOK = Call("BigQuery", "table rehab-local.rehab.quality", "look up")

@@ -12,11 +12,11 @@ from pydantic.fields import FieldInfo
 
 from ingest.settings import Settings, variable
 from pipeline.main import launch
-from pipeline.metrics_file import snapshot
+from pipeline.reporting.metrics_file import snapshot
 from pipeline.options import RehabOptions, parse_options
 from pipeline.provision import TABLES
-from pipeline.simulate import parse_arguments
-from pipeline.simulate import run as simulate
+from local.simulate import parse_arguments
+from local.simulate import run as simulate
 from tests.support.pages import ROOT, blocks, first_cells, inline_code, pages, section, shell_lines
 from transforms.dead_letters import REASONS
 from transforms.events import KINDS, parse_event

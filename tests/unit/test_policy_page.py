@@ -13,10 +13,10 @@ import yaml
 from pydantic import BaseModel
 
 from tests.by_hand import ByHand
-from transforms.adherence import Adherence
+from transforms.projections.adherence import Adherence
 from transforms.message import Message
 from transforms.policy import RULES, Policy, policy_from
-from transforms.projection import Cause, Output, Settings
+from transforms.projections.projector import Cause, Output, Settings
 from transforms.times import to_micros
 
 PAGE = (Path(__file__).parents[2] / "docs/policy.md").read_text(encoding="utf-8")

@@ -31,11 +31,11 @@ from tests.strategies import (
     long_histories,
     random_arrivals,
 )
-from transforms.adherence import Adherence, AdherenceState
-from transforms.consent import CONSENT_MODES, ConsentMode
+from transforms.projections.adherence import Adherence, AdherenceState
+from transforms.projections.consent import CONSENT_MODES, ConsentMode
 from transforms.events import Event, parse_event
 from transforms.message import Message
-from transforms.projection import ALWAYS, Cause, Output, PatientState, Settings
+from transforms.projections.projector import ALWAYS, Cause, Output, PatientState, Settings
 from transforms.times import to_micros
 
 NOW = datetime(2025, 4, 2, tzinfo=UTC)

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from transforms.rebuilding import Progress, Rebuild
+from transforms.steps.rebuilding import Progress, Rebuild
 from transforms.times import MICROS
 
 REBUILD = Rebuild(1_000 * MICROS, 2_000 * MICROS)

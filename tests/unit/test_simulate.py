@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.simulate import SimulateError, main, parse_arguments, run
-from pipeline.simulation import Emission, Scenario, simulate
+from local.simulate import SimulateError, main, parse_arguments, run
+from local.simulation import Emission, Scenario, simulate
 from transforms.dead_letters import DeadLetter
 from transforms.events import KINDS, AlertFact, ConsentFact, Event, FeedbackFact, RepFact, SessionFact
 from transforms.message import Message
 from transforms.times import DAY_US, HOUR_US, to_micros
-from transforms.validation import validate
+from transforms.steps.validation import validate
 
 NOW_US = to_micros(datetime(2026, 3, 2, 14, 30, tzinfo=UTC))
 # The defaults of run_local.sh: 200 events a second for 60 s.
@@ -371,5 +371,5 @@ def test_wrong_arguments_are_refused_with_one_sentence(
 
 
 def test_the_command_does_not_load_beam() -> None:
-    program = "import sys, pipeline.simulate; sys.exit('apache_beam' in sys.modules)"
+    program = "import sys, local.simulate; sys.exit('apache_beam' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -2,8 +2,8 @@
 
 from google.pubsub_v1.types import PubsubMessage
 
-from pipeline.sinks import nudge_messages
-from transforms.chunks import NudgeChunk
+from pipeline.sinks.tables import nudge_messages
+from transforms.steps.chunks import NudgeChunk
 from transforms.policy import Nudge
 
 

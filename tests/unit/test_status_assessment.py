@@ -11,7 +11,7 @@ from ingest.status.model import Status
 from ingest.status.monitor import Monitor, Seen
 from ingest.status.source import Job, NoSource, Observation, SourceError, Subscription
 from ingest.status.telemetry import COUNTERS, DISTRIBUTIONS, names
-from pipeline.metrics import BROADWAY, Metrics, Spread
+from pipeline.reporting.metrics import BROADWAY, Metrics, Spread
 
 SECOND = 1_000_000
 START = 1_800_000_000 * SECOND

@@ -16,7 +16,7 @@ from pipeline import provision
 from pipeline.options import RehabOptions, parse_options
 from transforms.dead_letters import REASONS
 from transforms.events import KINDS
-from transforms.telemetry import LATENCY_BOUNDS_MS
+from transforms.steps.telemetry import LATENCY_BOUNDS_MS
 
 ROOT = Path(__file__).resolve().parents[2]
 TERRAFORM = ROOT / "templates/terraform"
@@ -262,7 +262,7 @@ def test_every_pattern_of_a_counter_takes_the_names_that_are_meant() -> None:
 
 def test_the_names_that_the_patterns_take_are_those_that_the_job_counts() -> None:
     code = "".join(path.read_text() for path in (ROOT / "transforms").glob("*.py"))
-    code += (ROOT / "pipeline/sinks.py").read_text()
+    code += (ROOT / "pipeline/sinks/tables.py").read_text()
     stems = ("event.duplicate", "event.dead_letter.", "event_to_write_ms.le.", "batch.processed.")
     outcomes = ("withheld", "too_late", "processed.", ".generated.")
     assert not [stem for stem in stems if f'"{stem}' not in code]

@@ -13,12 +13,12 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 from apache_beam.utils.windowed_value import PANE_INFO_UNKNOWN
 
 from tests.releases.recording import PROJECTORS, Cell
-from transforms.coders import pack
+from transforms.steps.coders import pack
 from transforms.events import parse_event
 from transforms.message import Message
-from transforms.projecting import Project
-from transforms.projection import Projector, Settings
-from transforms.rebuilding import Rebuild
+from transforms.steps.projecting import Project
+from transforms.projections.projector import Projector, Settings
+from transforms.steps.rebuilding import Rebuild
 from transforms.times import DAY_US
 
 START_MS = 1_772_409_600_000
@@ -51,7 +51,7 @@ class WorkersTimer:
 
 
 def test_beam_holds_the_watermark_for_a_timer_in_processing_time() -> None:
-    """If it does not any more, `transforms/timers.py` has no purpose."""
+    """If it does not any more, `transforms/steps/timers.py` has no purpose."""
     set_by_beam = WorkersTimer(TimeDomain.REAL_TIME)
     set_by_beam.timer.set(Timestamp(micros=UNTIL_MS * 1000))
     assert set_by_beam.fire_and_hold_ms == (UNTIL_MS, START_MS)

@@ -1,0 +1,69 @@
+"""The nudges that arrive on the topic."""
+
+from collections import Counter
+from pathlib import Path
+
+from pipeline.cloud import clients
+from local.dashboard import NudgeType, Tally
+
+_MESSAGES = 1000
+
+
+class NudgeReader:
+    """Reads the nudge topic through a subscription of its own, counts, and may keep the messages."""
+
+    def __init__(self, topic: str, subscription: str, keep: Path | None) -> None:
+        """Creates the subscription (both are full paths); `keep` gets one message a line."""
+        clients.subscriber().create_subscription(name=subscription, topic=topic)
+        self._subscription = subscription
+        self._keep = keep
+        self._types: dict[str, NudgeType] = {}
+        self._messages: Counter[NudgeType] = Counter()
+
+    @property
+    def received(self) -> int:
+        """How many messages have arrived."""
+        return self._messages.total()
+
+    @property
+    def distinct(self) -> int:
+        """How many different nudges have arrived."""
+        return len(self._types)
+
+    @property
+    def tallies(self) -> dict[NudgeType, Tally]:
+        """What has arrived, by type."""
+        distinct = Counter(self._types.values())
+        return {key: Tally(distinct[key], received) for key, received in self._messages.items()}
+
+    def pull(self) -> None:
+        """Takes in what has arrived since; does not wait for more."""
+        while self._pull_some():
+            pass
+
+    def _pull_some(self) -> bool:
+        subscriber = clients.subscriber()
+        response = subscriber.pull(
+            # Deprecated for services that should wait; a display must not.
+            request={
+                "subscription": self._subscription,
+                "max_messages": _MESSAGES,
+                "return_immediately": True,
+            }
+        )
+        messages = [received.message for received in response.received_messages]
+        for message in messages:
+            attributes = message.attributes
+            kind = NudgeType(attributes["kind"], attributes["type"], attributes["severity"])
+            self._types[attributes["nudge_id"]] = kind
+            self._messages[kind] += 1
+        if not messages:
+            return False
+        if self._keep:
+            with self._keep.open("ab") as lines:
+                lines.writelines(message.data + b"\n" for message in messages)
+        subscriber.acknowledge(
+            subscription=self._subscription,
+            ack_ids=[received.ack_id for received in response.received_messages],
+        )
+        return len(messages) == _MESSAGES

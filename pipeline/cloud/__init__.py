@@ -1,0 +1,1 @@
+"""What speaks to Google: clients, outages, files."""

@@ -1,0 +1,1 @@
+"""Streaming on the DirectRunner."""

@@ -1,0 +1,196 @@
+"""What a job counts, as plain values for those who watch it.
+
+The names are those of `transforms.steps.telemetry`, which this module does not import: that would load Beam
+into a process that only watches.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from transforms.times import to_micros
+
+BROADWAY = "rehab_tracking.broadway."
+POLICY = "rehab_tracking.policy."
+
+LATENCY = BROADWAY + "event_to_write_ms.le"
+_FAULTS = ("projection_failed", "write_rejected")
+
+
+class Spread(NamedTuple):
+    """A distribution: how many values and their sum."""
+
+    number: int
+    sum: int
+
+    @property
+    def mean(self) -> float | None:
+        """The mean, or None without values."""
+        return self.sum / self.number if self.number else None
+
+
+class Metrics(NamedTuple):
+    """The job's counters and distributions by full name, as they stood at `updated_us` (0: none yet).
+
+    `state_bytes` is the size of its state, where the runner tells.
+    """
+
+    counters: Mapping[str, int] = {}
+    distributions: Mapping[str, Spread] = {}
+    updated_us: int = 0
+    state_bytes: int = 0
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "Metrics":
+        """From the content of a metrics file. Raises KeyError, TypeError or ValueError if it is none."""
+        spreads = {
+            name: Spread(value["count"], value["sum"]) for name, value in content["distributions"].items()
+        }
+        updated_us = to_micros(datetime.fromisoformat(content["updated_at"]))
+        return cls(content["counters"], spreads, updated_us, content["state_bytes"])
+
+    def by(self, name: str) -> dict[str, int]:
+        """The counters under `name`, by what follows it (kind, reason, table or type)."""
+        prefix = name + "."
+        return {key.removeprefix(prefix): n for key, n in self.counters.items() if key.startswith(prefix)}
+
+    def counter(self, name: str) -> int:
+        """One counter; 0 before it first counts."""
+        return self.counters.get(name, 0)
+
+    @property
+    def moving_parts(self) -> tuple[Mapping[str, int], Mapping[str, Spread]]:
+        """What changes when the job does anything."""
+        return self.counters, self.distributions
+
+    @property
+    def dead_letters(self) -> dict[str, int]:
+        """Dead letters by reason."""
+        return self.by(BROADWAY + "event.dead_letter")
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """The dead letters by reason that no input may cause: those that the job itself is to blame for."""
+        return {reason: n for reason, n in self.dead_letters.items() if reason in _FAULTS and n}
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """What became of the events: each is counted under one of these."""
+        letters = self.dead_letters
+        return {
+            "processed": sum(self.processed.values()),
+            "duplicates": self.counter(BROADWAY + "event.duplicate"),
+            "withheld": self.counter(BROADWAY + "event.withheld"),
+            "too_late": self.counter(BROADWAY + "event.too_late"),
+            # A row that BigQuery refused stems from an event that was counted as processed before.
+            "dead_letters": sum(letters.values()) - letters.get("write_rejected", 0),
+        }
+
+    @property
+    def arrived(self) -> int:
+        """Events that have been found in messages or lines, usable or not."""
+        return self.counter(BROADWAY + "event.arrived")
+
+    @property
+    def lines(self) -> int:
+        """Lines of files that have been read, blank ones left out."""
+        return self.counter(BROADWAY + "line.read")
+
+    @property
+    def processed(self) -> dict[str, int]:
+        """Events taken into a projection, by kind."""
+        return self.by(BROADWAY + "event.processed")
+
+    @property
+    def events(self) -> int:
+        """Events that have come out somewhere."""
+        return sum(self.outcomes.values())
+
+    @property
+    def nudges(self) -> dict[str, int]:
+        """What the policy generated, by kind (nudge, alert, feedback, emergency)."""
+        totals: dict[str, int] = {}
+        for name, n in self.counters.items():
+            if name.startswith(POLICY):
+                kind = name.removeprefix(POLICY).split(".")[0]
+                totals[kind] = totals.get(kind, 0) + n
+        return totals
+
+    @property
+    def nudge_types(self) -> dict[tuple[str, str], int]:
+        """What the policy generated, by kind and type."""
+        types: dict[tuple[str, str], int] = {}
+        for name, n in self.counters.items():
+            if name.startswith(POLICY):
+                kind, _, type_ = name.removeprefix(POLICY).partition(".generated.")
+                types[kind, type_] = n
+        return types
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows that projectors emitted, by table."""
+        return self.by(BROADWAY + "row.projected")
+
+    @property
+    def batches(self) -> dict[str, Spread]:
+        """Batches that BigQuery has acknowledged, and the rows in them, by table."""
+        prefix = BROADWAY + "batch.size."
+        spreads = self.distributions.items()
+        return {key.removeprefix(prefix): spread for key, spread in spreads if key.startswith(prefix)}
+
+    @property
+    def written(self) -> dict[str, int]:
+        """Rows in the batches that BigQuery has acknowledged, by table."""
+        return {table: spread.sum for table, spread in self.batches.items()}
+
+    @property
+    def unwritten(self) -> dict[str, int]:
+        """Rows emitted and not yet written, by table; tables with none are left out."""
+        written = self.written
+        behind = {table: n - written.get(table, 0) for table, n in self.rows.items()}
+        return {table: n for table, n in behind.items() if n}
+
+    @property
+    def writes(self) -> Spread:
+        """How long the writes took, in milliseconds."""
+        return self.distributions.get(BROADWAY + "write_ms", Spread(0, 0))
+
+    def latency(self, share: float, since: "Metrics | None" = None) -> float | None:
+        """The milliseconds from publish to written within which `share` of the rows were; None without rows.
+
+        With `since`, of the rows written after those metrics. Interpolated between the bounds that
+        the job counts by; beyond the last bound it is that bound.
+        """
+        earlier = since.by(LATENCY) if since else {}
+        counts = self.by(LATENCY)
+        total = counts.pop("inf", 0) - earlier.get("inf", 0)
+        if total <= 0:
+            return None
+        below, lower = 0, 0
+        for bound in sorted(map(int, counts)):
+            upto = counts[str(bound)] - earlier.get(str(bound), 0)
+            if upto >= share * total:
+                return lower + (bound - lower) * (share * total - below) / max(1, upto - below)
+            below, lower = upto, bound
+        return float(lower)
+
+
+class Account(NamedTuple):
+    """Where the events went: `arrived` is how many there were before."""
+
+    arrived: int
+    processed: int
+    duplicates: int
+    withheld: int
+    too_late: int
+    dead_letters: int
+
+    @property
+    def open(self) -> int:
+        """Events that arrived and are not yet accounted for; negative if some were counted twice."""
+        return self.arrived - sum(self[1:])
+
+    @property
+    def accounted(self) -> int:
+        """Events that have come out somewhere."""
+        return sum(self[1:])

@@ -1,0 +1,1 @@
+"""The projections: pure rules over a patient's state."""

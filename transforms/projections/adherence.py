@@ -1,0 +1,515 @@
+"""Adherence: how many of the prescribed sessions a patient does, week by week."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
+from operator import attrgetter, gt, lt
+from typing import Any, NamedTuple
+
+import msgspec
+
+from transforms.projections.consent import Decision
+from transforms.events import Event, SessionFact
+from transforms.policy import AdherenceLevel, Finding
+from transforms.projections.projector import (
+    ALWAYS,
+    NEVER,
+    PROCESSED,
+    SILENT_DAYS,
+    STATE_DAYS,
+    Cause,
+    Output,
+    PatientState,
+    Projector,
+    Settings,
+    about_us,
+)
+from transforms.rows import Row, row_key
+from transforms.times import DAY_US, MINUTE_US, day_of, iso_date, to_rfc3339, week_start_of
+
+STATUS_RANKS = {"started": 0, "aborted": 1, "partial": 2, "completed": 3}
+_STARTED, _PARTIAL, _COMPLETED = STATUS_RANKS["started"], STATUS_RANKS["partial"], STATUS_RANKS["completed"]
+
+# The rolling average of the oldest week in state looks 27 days further back, and a week begins up to
+# 6 days before its sessions: so long are sessions kept, although only 28 days of events are taken in.
+_KEPT_DAYS = 2 * STATE_DAYS + 6
+
+# An absence that is already due when its event arrives waits for events that are still on their way.
+_ABSENCE_GRACE_US = MINUTE_US
+
+_LONG_ABSENCE = {"absence": f"more than {SILENT_DAYS} days"}
+
+TABLE = "adherence"
+CONSENTS_TABLE = "consents"
+
+
+class Session(msgspec.Struct, array_like=True, gc=False):
+    """One session, merged from its events: the highest status, the start that its earliest event states.
+
+    `first` is the (time, id) of the earliest event, `duration` the newest statement of one as
+    (time, id, minutes).
+    """
+
+    session_id: str
+    start_us: int
+    rank: int
+    first: tuple[int, str]
+    exercise_id: str
+    duration: tuple[int, str, float] | None
+
+    @property
+    def day(self) -> int:
+        """The UTC day on which it began."""
+        return self.start_us // DAY_US
+
+
+class _Stored(msgspec.Struct, array_like=True, gc=False):
+    """What `AdherenceState` adds to every state; what version 1 did not have yet is at the end."""
+
+    sessions: list[Session]
+    first_day: int | None
+    prescription: tuple[int, str, int] | None
+    absence_checked_us: int
+    shown: bool
+    last_day: int | None = None
+    last_active_day: int | None = None
+
+
+class AdherenceState(PatientState):
+    """A patient's sessions.
+
+    Of those forgotten, `first_day` is the day of the first one, `last_day` of the last one, `last_active_day`
+    of the last completed or partial one. `prescription` is the newest statement of one as (time, event id,
+    sessions a week), `absence_checked_us` when an absence was last looked for, `shown` whether the
+    consent's row is written as visible.
+    """
+
+    OWN = _Stored
+
+    def __init__(self) -> None:
+        """A patient of whom nothing is known."""
+        super().__init__()
+        self.sessions: dict[str, Session] = {}
+        self.first_day: int | None = None
+        self.last_day: int | None = None
+        self.last_active_day: int | None = None
+        self.prescription: tuple[int, str, int] | None = None
+        self.absence_checked_us = 0
+        self.shown = True
+
+    def own(self) -> Any:
+        """The sessions, and what else there is."""
+        return _Stored(
+            list(self.sessions.values()),
+            self.first_day,
+            self.prescription,
+            self.absence_checked_us,
+            self.shown,
+            self.last_day,
+            self.last_active_day,
+        )
+
+    def take_own(self, own: Any) -> None:
+        """The sessions by id."""
+        self.sessions = {session.session_id: session for session in own.sessions}
+        self.first_day, self.last_day, self.last_active_day = own.first_day, own.last_day, own.last_active_day
+        self.prescription, self.absence_checked_us, self.shown = (
+            own.prescription,
+            own.absence_checked_us,
+            own.shown,
+        )
+
+    def forget(self, session: Session) -> None:
+        """Of a session that nothing admitted can be about any more, only the day still matters."""
+        del self.sessions[session.session_id]
+        self.changed_since = ALWAYS
+        day = session.day
+        self.first_day = day if self.first_day is None else min(self.first_day, day)
+        self.last_day = day if self.last_day is None else max(self.last_day, day)
+        if session.rank >= _PARTIAL:
+            self.last_active_day = day if self.last_active_day is None else max(self.last_active_day, day)
+
+    def in_order(self) -> list[Session]:
+        """The sessions by start."""
+        return sorted(self.sessions.values(), key=attrgetter("start_us", "session_id"))
+
+
+class _Calendar(NamedTuple):
+    """Days of a patient's sessions, sorted; a day stands in `completed` once for each completed session.
+
+    `active` are the days of completed and partial ones, `active_before` the last such day before them.
+    """
+
+    completed: list[int]
+    active: list[int]
+    active_before: int | None
+
+    @classmethod
+    def of(cls, sessions: list[Session], active_before: int | None) -> "_Calendar":
+        """From sessions in order of start."""
+        return cls(
+            [session.start_us // DAY_US for session in sessions if session.rank == _COMPLETED],
+            [session.start_us // DAY_US for session in sessions if session.rank >= _PARTIAL],
+            active_before,
+        )
+
+    def rolling_average(self, day: int, days: int, prescribed: int) -> float:
+        """Percentage of the prescribed sessions that were completed in the days ending on `day`."""
+        done = bisect_right(self.completed, day) - bisect_right(self.completed, day - days)
+        return _percentage(done, prescribed * days // 7)
+
+    def last_active_day(self, day: int) -> int | None:
+        """The newest day up to `day` with a completed or partial session."""
+        index = bisect_right(self.active, day)
+        return self.active[index - 1] if index else self.active_before
+
+
+class Adherence(Projector[AdherenceState]):
+    """Sessions and consents → `adherence` rows by patient and week, and `consents` rows by patient."""
+
+    tables = (TABLE, CONSENTS_TABLE)
+    counted_kinds = frozenset({"exercise_session", "consent"})
+    state_type = AdherenceState
+
+    def __init__(self, settings: Settings) -> None:
+        """With what the operator has set."""
+        super().__init__(settings)
+        self._silent_days = settings.policy.missed_sessions.silent_days
+        self._absent_days = settings.policy.extended_absence.days
+
+    def apply(self, state: AdherenceState, event: Event, cause: Cause, now_us: int, output: Output) -> str:
+        """Merges a session event into its session."""
+        fact = event.fact
+        if not isinstance(fact, SessionFact):
+            return self.admit(state, event, event.ts_us, now_us)
+        start_us = event.ts_us if fact.start_us is None else fact.start_us
+        outcome = self.admit(state, event, about_us(event), now_us)
+        if outcome == PROCESSED:
+            self._merge(state, event, fact, start_us)
+            if finding := pain_finding(self.settings, event, fact.pain_level, fact.session_id):
+                self.say_at_once(state, finding, cause, now_us, output)
+        return outcome
+
+    @staticmethod
+    def _merge(state: AdherenceState, event: Event, fact: SessionFact, start_us: int) -> None:
+        rank, stamp = STATUS_RANKS[fact.status], (event.ts_us, event.event_id)
+        session = state.sessions.get(fact.session_id)
+        if session is None:
+            session = Session(fact.session_id, start_us, rank, stamp, event.exercise_id, None)
+            state.sessions[fact.session_id] = session
+        state.touch(session.start_us)
+        session.rank = max(session.rank, rank)
+        if stamp < session.first:
+            session.first, session.start_us, session.exercise_id = stamp, start_us, event.exercise_id
+            state.touch(start_us)
+        if fact.duration_minutes is not None:
+            stated = (*stamp, fact.duration_minutes)
+            session.duration = max(session.duration, stated) if session.duration else stated
+        if fact.sessions_per_week is not None:
+            prescribed = (*stamp, fact.sessions_per_week)
+            newest = max(state.prescription, prescribed) if state.prescription else prescribed
+            if state.prescription is None or newest[2] != state.prescription[2]:
+                state.changed_since = ALWAYS
+            state.prescription = newest
+
+    def project(self, state: AdherenceState, cause: Cause, now_us: int, output: Output) -> None:
+        """The rows that have changed, of the weeks in state and of the consent, and the findings."""
+        self._forget_old(state)
+        changed_since = self.take_changed_since(state, cause, now_us)
+        # Also when `--consent` has changed.
+        if changed_since == ALWAYS or self.is_visible(state, now_us) != state.shown:
+            self._add_consent_row(state, cause, now_us, output)
+        if changed_since == NEVER or not state.sessions:
+            return
+        sessions = state.in_order()
+        calendar = _Calendar.of(sessions, state.last_active_day)
+        # A gap begins, and an absence ended, with the session before those that have changed.
+        first = _index_of_day(sessions, changed_since)
+        since_day = sessions[first - 1].day + 1 if first else ALWAYS
+        for row in self._week_rows(state, sessions, calendar, since_day, cause, now_us):
+            output.rows.append((TABLE, row))
+        findings = self._findings(state, sessions, first, calendar, since_day)
+        output.add(self.reconcile(state, findings, since_day, cause, now_us))
+
+    def project_at_once(self, state: AdherenceState, cause: Cause, now_us: int, output: Output) -> None:
+        """A withdrawn consent hides the patient at once; a given one waits for the rest."""
+        if not self.is_visible(state, now_us):
+            self._add_consent_row(state, cause, now_us, output)
+
+    @staticmethod
+    def _forget_old(state: AdherenceState) -> None:
+        oldest_us = (day_of(state.newest_us) - _KEPT_DAYS) * DAY_US
+        for session in [session for session in state.sessions.values() if session.start_us < oldest_us]:
+            state.forget(session)
+        oldest_week = iso_date(week_start_of(day_of(state.horizon_us)))
+        for week in [week for week in state.rows if week < oldest_week and week != CONSENTS_TABLE]:
+            del state.rows[week]
+
+    def _add_consent_row(self, state: AdherenceState, cause: Cause, now_us: int, output: Output) -> None:
+        if not state.consents.decisions:
+            return
+        state.shown = self.is_visible(state, now_us)
+        columns = {
+            "patient_id": cause.patient_id,
+            "consent_status": state.consents.status_at(now_us),
+            "visible": state.shown,
+            "decisions": [_decision_columns(decision) for decision in state.consents.decisions],
+        }
+        row = state.next_version(CONSENTS_TABLE, cause.patient_id, columns, cause, now_us)
+        if row:
+            output.rows.append((CONSENTS_TABLE, row))
+
+    def _week_rows(
+        self,
+        state: AdherenceState,
+        sessions: list[Session],
+        calendar: _Calendar,
+        since_day: int,
+        cause: Cause,
+        now_us: int,
+    ) -> Iterator[Row]:
+        oldest_week = max(week_start_of(day_of(state.horizon_us)), week_start_of(since_day - 1))
+        oldest_date = iso_date(oldest_week)
+        # A week that had a row and has no session any more, because an earlier event moved its only one
+        # to another week, is hidden.
+        weeks: dict[str, list[Session]] = {
+            key: [] for key in state.rows if key != CONSENTS_TABLE and key >= oldest_date
+        }
+        for week in self._rebuilt_weeks(state, oldest_week, sessions[-1].day):
+            weeks[iso_date(week)] = []
+        for session in sessions[_index_of_day(sessions, oldest_week) :]:
+            weeks.setdefault(iso_date(week_start_of(session.day)), []).append(session)
+        status, visible = state.consents.status_at(now_us), self.is_visible(state, now_us)
+        for week_start, members in weeks.items():
+            columns = {
+                "patient_id": cause.patient_id,
+                "week_start": week_start,
+                **self._week_columns(state, members, calendar, sessions[-1].day),
+                "consent_status": status,
+                "visible": visible and bool(members),
+            }
+            table_key = row_key(cause.patient_id, week_start)
+            row = state.next_version(week_start, table_key, columns, cause, now_us)
+            if row:
+                yield row
+
+    def _rebuilt_weeks(self, state: AdherenceState, oldest_week: int, newest_day: int) -> range:
+        """The weeks of which a job before may have left a row that nothing in this one's state tells of."""
+        if self.settings.rebuilt_since_us is None:
+            return range(0)
+        # Of the week in which the rebuild begins, and of those before, some events may not come again.
+        first = max(oldest_week, week_start_of(day_of(self.settings.rebuilt_since_us)) + 7)
+        return range(first, max(newest_day, day_of(state.newest_us)) + 1, 7)
+
+    def _week_columns(
+        self, state: AdherenceState, sessions: list[Session], calendar: _Calendar, newest_day: int
+    ) -> dict[str, Any]:
+        prescribed = self._prescribed(state)
+        completed = sum(session.rank == _COMPLETED for session in sessions)
+        partial = sum(session.rank == _PARTIAL for session in sessions)
+        day = sessions[-1].day if sessions else newest_day
+        last_start_us = max(
+            (session.start_us for session in sessions if session.rank >= _PARTIAL), default=None
+        )
+        last_active = calendar.last_active_day(day)
+        # Days in full without a session, once an absence timer has seen them; else up to the newest session.
+        seen_day = day_of(state.absence_checked_us) - 1
+        until = seen_day if day == newest_day and seen_day - day >= self._silent_days else day
+        return {
+            "prescribed_sessions": prescribed,
+            "completed_sessions": completed,
+            "partial_sessions": partial,
+            "missed_sessions": max(0, prescribed - completed - partial),
+            "adherence_percentage": _percentage(completed, prescribed),
+            "rolling_7day_avg": calendar.rolling_average(day, 7, prescribed),
+            "rolling_28day_avg": calendar.rolling_average(day, 28, prescribed),
+            "last_session_at": None if last_start_us is None else to_rfc3339(last_start_us),
+            "consecutive_missed_days": None if last_active is None else until - last_active,
+        }
+
+    def _prescribed(self, state: AdherenceState) -> int:
+        return state.prescription[2] if state.prescription else self.settings.prescribed_sessions_per_week
+
+    # -- policy ------------------------------------------------------------------------------------
+
+    def _findings(
+        self, state: AdherenceState, sessions: list[Session], first: int, calendar: _Calendar, since_day: int
+    ) -> Iterator[Finding]:
+        before = sessions[first - 1].day if first else state.last_day
+        yield from self._gaps(before, sessions[first:])
+        yield from self._open_absence(state, sessions[-1])
+        yield from self._short_sessions(sessions[first:])
+        for rule, days, holds in (("low_weekly_adherence", 7, lt), ("adherence_excellence", 28, gt)):
+            averages = self._averages(state, sessions, first, calendar, rule, days, holds)
+            yield from state.findings.spaced(averages, since_day, state.horizon_us)
+
+    def _gaps(self, before: int | None, sessions: list[Session]) -> Iterator[Finding]:
+        """Between sessions; `before` is the day of the last one before them, if there was any."""
+        for after in sessions:
+            last_day, before = before, after.day
+            gap = 0 if last_day is None else after.day - last_day
+            if last_day is not None and gap > self._absent_days:
+                yield self._absence(last_day, after)
+            elif gap > self.settings.policy.missed_sessions.gap_days:
+                yield Finding(
+                    rule="gap",
+                    occasion=str(after.day),
+                    at_us=after.start_us,
+                    newest_us=after.first[0],
+                    exercise_id="",
+                    session_id=after.session_id,
+                    data={"gap_days": gap},
+                    triggered_by=after.first[1],
+                )
+
+    def _absence(self, last_day: int, returned: Session | None) -> Finding:
+        """One finding for one absence, whether silence or the return after it brought it up.
+
+        Its data state the day of the last session, or, if the return took more than 60 days, just that.
+        """
+        due_us = (last_day + self._absent_days + 1) * DAY_US
+        is_long = returned is not None and returned.day - last_day > SILENT_DAYS
+        return Finding(
+            rule="absence",
+            occasion=str(last_day),
+            at_us=due_us,
+            newest_us=returned.first[0] if returned else due_us,
+            exercise_id="",
+            session_id=None,
+            data=_LONG_ABSENCE if is_long else {"last_session_day": iso_date(last_day)},
+            triggered_by=returned.first[1] if returned else None,
+            is_open=returned is None,
+        )
+
+    def _open_absence(self, state: AdherenceState, newest: Session) -> Iterator[Finding]:
+        silence_due_us = (newest.day + self._silent_days + 1) * DAY_US
+        if state.absence_checked_us >= silence_due_us:
+            yield Finding(
+                rule="silence",
+                occasion=str(newest.day),
+                at_us=silence_due_us,
+                newest_us=silence_due_us,
+                exercise_id="",
+                session_id=None,
+                data={"last_session_day": iso_date(newest.day)},
+                triggered_by=None,
+                is_open=True,
+            )
+        absence = self._absence(newest.day, None)
+        if state.absence_checked_us >= absence.at_us:
+            yield absence
+
+    def _short_sessions(self, sessions: list[Session]) -> Iterator[Finding]:
+        limit = self.settings.policy.short_session.minutes
+        for session in sessions:
+            if session.rank == _COMPLETED and session.duration and session.duration[2] < limit:
+                stated_us, event_id, minutes = session.duration
+                yield Finding(
+                    rule="short_session",
+                    occasion=session.session_id,
+                    at_us=session.start_us,
+                    newest_us=stated_us,
+                    exercise_id=session.exercise_id,
+                    session_id=session.session_id,
+                    data={"duration_minutes": round(minutes, 6)},
+                    triggered_by=event_id,
+                )
+
+    def _averages(
+        self,
+        state: AdherenceState,
+        sessions: list[Session],
+        first: int,
+        calendar: _Calendar,
+        rule: str,
+        days: int,
+        holds: Callable[[float, float], bool],
+    ) -> Iterator[Finding]:
+        """The rolling averages after sessions that have ended, from `after_days` on, that break a limit."""
+        level: AdherenceLevel = getattr(self.settings.policy, rule)
+        prescribed = self._prescribed(state) * days // 7
+        completed = bisect_left(calendar.completed, sessions[first].day)
+        # A session in state may still turn out to have begun on another day.
+        first_day = min(sessions[0].day, sessions[0].day if state.first_day is None else state.first_day)
+        for session in sessions[first:]:
+            completed += session.rank == _COMPLETED
+            day, is_recent = session.day, min(session.start_us, session.first[0]) >= state.horizon_us
+            if session.rank == _STARTED or not is_recent or day - first_day < level.after_days:
+                continue
+            average = _exact_percentage(completed - bisect_right(calendar.completed, day - days), prescribed)
+            if holds(average, level.percent):
+                yield Finding(
+                    rule=rule,
+                    occasion=str(day),
+                    at_us=session.start_us,
+                    newest_us=session.first[0],
+                    exercise_id="",
+                    session_id=session.session_id,
+                    data={f"rolling_{days}day_avg": round(average, 6)},
+                    triggered_by=session.first[1],
+                    repeat_days=level.repeat_days,
+                )
+
+    # -- time --------------------------------------------------------------------------------------
+
+    def wake(self, state: AdherenceState, now_us: int) -> AdherenceState:
+        """Looks for an absence."""
+        state = super().wake(state, now_us)
+        state.absence_checked_us = now_us
+        return state
+
+    def wake_times_us(self, state: AdherenceState, now_us: int) -> list[int | None]:
+        """Also each midnight at which an absence that can be reported grows by a day."""
+        return [*super().wake_times_us(state, now_us), self._absence_due_us(state, now_us)]
+
+    def _absence_due_us(self, state: AdherenceState, now_us: int) -> int | None:
+        if not state.sessions:
+            return None
+        newest_day = day_of(max(map(attrgetter("start_us"), state.sessions.values())))
+        due_day = max(newest_day + self._silent_days + 1, day_of(state.absence_checked_us) + 1)
+        if due_day > newest_day + STATE_DAYS:
+            return None
+        return max(due_day * DAY_US, state.touched_us + _ABSENCE_GRACE_US, now_us + 1)
+
+
+def pain_finding(
+    settings: Settings, event: Event, level: float | None, session_id: str | None
+) -> Finding | None:
+    """The finding of an event that reports pain."""
+    pain = settings.policy.pain
+    if level is None or level < min(pain.alert, pain.emergency):
+        return None
+    return Finding(
+        rule="pain_emergency" if level >= pain.emergency else "pain_alert",
+        occasion=event.event_id,
+        at_us=event.ts_us,
+        newest_us=event.ts_us,
+        exercise_id=event.exercise_id,
+        session_id=session_id,
+        data={"pain_level": level},
+        triggered_by=event.event_id,
+    )
+
+
+def _percentage(done: int, prescribed: int) -> float:
+    return round(_exact_percentage(done, prescribed), 6)
+
+
+def _exact_percentage(done: int, prescribed: int) -> float:
+    """For comparisons: what is shown is rounded, what is compared is not."""
+    return min(100.0, 100 * done / prescribed)
+
+
+def _decision_columns(decision: Decision) -> dict[str, Any]:
+    """What a job without state needs to know of it."""
+    return {
+        "effective_from": to_rfc3339(decision.effective_us),
+        "decided_at": to_rfc3339(decision.ts_us),
+        "event_id": decision.event_id,
+        "status": decision.status,
+        "expires_at": None if decision.expires_us is None else to_rfc3339(decision.expires_us),
+    }
+
+
+def _index_of_day(sessions: list[Session], day: int) -> int:
+    """Where the sessions of a day and those after it begin, in order of start."""
+    return bisect_left(sessions, day * DAY_US, key=attrgetter("start_us"))

@@ -1,0 +1,492 @@
+"""Quality: how well a patient does each exercise, over the 7 days up to the newest repetition."""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import msgspec
+
+from transforms.events import ISSUE_SEVERITIES, Event, RepFact, SessionFact
+from transforms.policy import Finding
+from transforms.projections.projector import (
+    ALWAYS,
+    NEVER,
+    PROCESSED,
+    STATE_DAYS,
+    Cause,
+    Output,
+    PatientState,
+    Projector,
+    about_us,
+)
+from transforms.rows import row_key
+from transforms.times import DAY_US, MICROS, day_of
+
+WINDOW_DAYS = 7
+CRITICAL_SCORE = 0.50
+TREND_STEP = 0.05
+
+# Scores are summed as integers, so that the sum does not depend on the order of arrival, and as the decimal
+# numbers that were sent: those of 0.1 and more exactly, smaller ones to 17 decimals. Millionths and what is
+# left over are summed apart, so that each sum fits into 64 bits.
+_DIGITS = 17
+_SCORE_UNIT = 10**_DIGITS
+_MILLION = 1_000_000
+_UNITS_IN_MILLIONTH = _SCORE_UNIT // _MILLION
+# Percentiles need a histogram only; half of this step is well within the 0.01 that is promised.
+_BINS = 200
+
+# The 7-day averages of up to 21 days are compared for an improvement that began 28 days ago; and a row
+# should not lose its last session just because that is a little older than the repetitions.
+_KEPT_DAYS = 2 * STATE_DAYS
+
+# Late events are rare within the seconds that the repeat limit spans, so a few times tell enough.
+_SAID_KEPT = 20
+
+TABLE = "quality"
+
+
+class DayStats(msgspec.Struct, array_like=True, gc=False):
+    """The repetitions of one exercise on one day; adding them in any order gives the same.
+
+    `score_sum` is in millionths, `score_rest` what that leaves out, in units of 10⁻¹⁷.
+    """
+
+    reps: int = 0
+    score_sum: int = 0
+    critical: int = 0
+    first_us: int = 0
+    last_us: int = 0
+    histogram: dict[int, int] = {}
+    issues: dict[str, int] = {}
+    # At the end and with a default: a state of release 0.1.0 does not have it.
+    score_rest: int = 0
+
+    def add(self, ts_us: int, fact: RepFact) -> None:
+        """Takes a repetition in."""
+        if ts_us < self.first_us or not self.reps:
+            self.first_us = ts_us
+        if ts_us > self.last_us:
+            self.last_us = ts_us
+        self.reps += 1
+        millionths, rest = _millionths(fact.score)
+        self.score_sum += millionths
+        self.score_rest += rest
+        self.critical += fact.score < CRITICAL_SCORE
+        bin_index = round(fact.score * _BINS)
+        self.histogram[bin_index] = self.histogram.get(bin_index, 0) + 1
+        for issue, _ in fact.issues:
+            self.issues[issue] = self.issues.get(issue, 0) + 1
+
+
+class Window(NamedTuple):
+    """Days added up; `score_sum` in units of 10⁻¹⁷."""
+
+    reps: int
+    score_sum: int
+    critical: int
+    days: list[DayStats]
+
+    @classmethod
+    def ending(cls, days: dict[int, DayStats], day: int) -> "Window":
+        """The 7 days ending on `day`."""
+        members = [days[d] for d in range(day - WINDOW_DAYS + 1, day + 1) if d in days]
+        reps = score_sum = critical = 0
+        for member in members:
+            reps += member.reps
+            score_sum += member.score_sum * _UNITS_IN_MILLIONTH + member.score_rest
+            critical += member.critical
+        return cls(reps, score_sum, critical, members)
+
+    @property
+    def average(self) -> float:
+        """The mean score; there must be repetitions."""
+        return self.score_sum / (self.reps * _SCORE_UNIT)
+
+    def is_under(self, score: float) -> bool:
+        """Whether the mean, not rounded, is less than `score`."""
+        return self.score_sum < self.reps * _in_units(score)
+
+    def is_over(self, score: float) -> bool:
+        """Whether the mean, not rounded, is more than `score`."""
+        return self.score_sum > self.reps * _in_units(score)
+
+    @property
+    def critical_percentage(self) -> float:
+        """The share of critical repetitions, 0 without any repetition."""
+        return 100 * self.critical / self.reps if self.reps else 0.0
+
+    def percentiles(self, shares: Iterable[int]) -> Iterator[float | None]:
+        """By nearest rank, for each percentage in rising order."""
+        bins = iter(sorted(_added_up(day.histogram for day in self.days).items()))
+        score, below = None, 0
+        for share in shares:
+            while self.reps and below * 100 < share * self.reps:
+                bin_index, count = next(bins)
+                score, below = bin_index / _BINS, below + count
+            yield score
+
+    def trend_since(self, before: "Window") -> str:
+        """`improving`, `declining` or `stable` against the 7 days before."""
+        if not self.reps or not before.reps:
+            return "stable"
+        # In whole numbers, because 0.85 − 0.80 is less than 0.05 in binary fractions.
+        difference = self.score_sum * before.reps - before.score_sum * self.reps
+        step = _in_units(TREND_STEP) * self.reps * before.reps
+        if abs(difference) < step:
+            return "stable"
+        return "improving" if difference > 0 else "declining"
+
+    def issue_counts(self) -> list[dict[str, Any]]:
+        """The form issues, the most frequent first."""
+        issues = _added_up(day.issues for day in self.days)
+        ordered = sorted(issues.items(), key=lambda item: (-item[1], item[0]))
+        return [{"type": issue, "count": count} for issue, count in ordered]
+
+
+class Windows(dict[int, Window]):
+    """The 7 days ending on a day, by that day, each added up when it is first asked for."""
+
+    def __init__(self, days: dict[int, DayStats]) -> None:
+        """Of one exercise's days."""
+        self._days = days
+
+    def __missing__(self, day: int) -> Window:
+        window = self[day] = Window.ending(self._days, day)
+        return window
+
+
+class SessionQuality(msgspec.Struct, array_like=True, gc=False):
+    """A session's quality: `first` is the (time, id) of its earliest event, `quality` the newest statement.
+
+    `quality` is (time, id, score), `newest_us` the time of the session's newest event.
+    """
+
+    session_id: str
+    start_us: int
+    exercise_id: str
+    first: tuple[int, str]
+    newest_us: int
+    quality: tuple[int, str, float] | None
+
+
+class QualityState(PatientState):
+    """A patient's repetitions by exercise and day, and the quality of the patient's sessions.
+
+    `first_days` holds the first day with a repetition of each exercise, `said` the times of the
+    latest feedback by type and exercise.
+    `changed`, not stored, are the exercises that the events at hand have touched.
+    """
+
+    OWN = tuple[dict[str, dict[int, DayStats]], list[SessionQuality], dict[str, int], dict[str, list[int]]]
+
+    def __init__(self) -> None:
+        """A patient of whom nothing is known."""
+        super().__init__()
+        self.days: dict[str, dict[int, DayStats]] = {}
+        self.sessions: dict[str, SessionQuality] = {}
+        self.first_days: dict[str, int] = {}
+        self.said: dict[str, list[int]] = {}
+        self.changed: set[str] = set()
+
+    def own(self) -> Any:
+        """Days and sessions, and what else there is."""
+        return self.days, list(self.sessions.values()), self.first_days, self.said
+
+    def take_own(self, own: Any) -> None:
+        """The sessions by id."""
+        self.days, sessions, self.first_days, self.said = own
+        self.sessions = {session.session_id: session for session in sessions}
+        self.changed = set()
+
+
+class Quality(Projector[QualityState]):
+    """Sessions, repetitions and consents → `quality` rows by patient and exercise."""
+
+    tables = (TABLE,)
+    counted_kinds = frozenset({"rep_observation"})
+    state_type = QualityState
+
+    def apply(self, state: QualityState, event: Event, cause: Cause, now_us: int, output: Output) -> str:
+        """Adds a repetition to its day, or merges a session event into its session."""
+        fact = event.fact
+        if isinstance(fact, RepFact):
+            outcome = self.admit(state, event, event.ts_us, now_us)
+            if outcome == PROCESSED:
+                self._add_rep(state, event, fact)
+                self._give_feedback(state, event, fact, cause, now_us, output)
+        elif isinstance(fact, SessionFact):
+            start_us = event.ts_us if fact.start_us is None else fact.start_us
+            outcome = self.admit(state, event, about_us(event), now_us)
+            if outcome == PROCESSED:
+                self._merge_session(state, event, fact, start_us)
+        else:
+            outcome = self.admit(state, event, event.ts_us, now_us)
+        return outcome
+
+    @staticmethod
+    def _add_rep(state: QualityState, event: Event, fact: RepFact) -> None:
+        day = day_of(event.ts_us)
+        by_day = state.days.setdefault(event.exercise_id, {})
+        stats = by_day.get(day)
+        if stats is None:
+            stats = by_day[day] = DayStats()
+            state.first_days[event.exercise_id] = min(day, state.first_days.get(event.exercise_id, day))
+            Quality._forget_details(by_day)
+        stats.add(event.ts_us, fact)
+        state.changed.add(event.exercise_id)
+        state.touch(event.ts_us)
+
+    @staticmethod
+    def _forget_details(by_day: dict[int, DayStats]) -> None:
+        """Of the days before the newest window only the sums are still needed."""
+        newest = max(by_day)
+        for day, stats in by_day.items():
+            if day <= newest - WINDOW_DAYS:
+                stats.histogram, stats.issues = {}, {}
+
+    @staticmethod
+    def _merge_session(state: QualityState, event: Event, fact: SessionFact, start_us: int) -> None:
+        stamp = (event.ts_us, event.event_id)
+        session = state.sessions.get(fact.session_id)
+        if session is None:
+            session = SessionQuality(fact.session_id, start_us, event.exercise_id, stamp, event.ts_us, None)
+            state.sessions[fact.session_id] = session
+        exercise_id, quality = session.exercise_id, session.quality
+        session.newest_us = max(session.newest_us, event.ts_us)
+        if stamp < session.first:
+            session.first, session.start_us, session.exercise_id = stamp, start_us, event.exercise_id
+        if fact.quality is not None:
+            stated = (*stamp, fact.quality)
+            session.quality = max(session.quality, stated) if session.quality else stated
+        if session.quality:
+            state.changed |= {exercise_id, session.exercise_id}
+            state.touch((quality or session.quality)[0])
+
+    def project(self, state: QualityState, cause: Cause, now_us: int, output: Output) -> None:
+        """The rows of the exercises that have changed, and the policy's findings."""
+        self._forget_old(state)
+        since_day = self.take_changed_since(state, cause, now_us)
+        if since_day == NEVER:
+            return
+        exercises, visible = self._exercises(state), self.is_visible(state, now_us)
+        # An exercise that had a row and has nothing any more, because an earlier event moved its only
+        # session to another exercise, is hidden.
+        for exercise_id in {**dict.fromkeys(state.rows), **exercises}:
+            if since_day != ALWAYS and exercise_id not in state.changed:
+                continue
+            columns = {
+                "patient_id": cause.patient_id,
+                "exercise_id": exercise_id,
+                **self._columns(state.days.get(exercise_id, {}), exercises.get(exercise_id)),
+                "visible": visible and exercise_id in exercises,
+            }
+            table_key = row_key(cause.patient_id, exercise_id)
+            row = state.next_version(exercise_id, table_key, columns, cause, now_us)
+            if row:
+                output.rows.append((TABLE, row))
+        state.changed = set()
+        output.add(self.reconcile(state, self._findings(state, since_day), since_day, cause, now_us))
+
+    def project_at_once(self, state: QualityState, cause: Cause, now_us: int, output: Output) -> None:
+        """Nothing: every row and finding stems from many events."""
+
+    def _forget_old(self, state: QualityState) -> None:
+        oldest = day_of(state.newest_us) - _KEPT_DAYS
+        old = [key for key, session in state.sessions.items() if self._is_old(session, state, oldest)]
+        if not old and all(min(by_day) >= oldest for by_day in state.days.values()):
+            return
+        state.changed_since = ALWAYS
+        known = self._exercises(state)
+        for exercise_id, by_day in list(state.days.items()):
+            for day in [day for day in by_day if day < oldest]:
+                del by_day[day]
+            if not by_day:
+                del state.days[exercise_id]
+        for key in old:
+            del state.sessions[key]
+        for exercise_id in known.keys() - self._exercises(state).keys():
+            state.rows.pop(exercise_id, None)
+
+    @staticmethod
+    def _is_old(session: SessionQuality, state: QualityState, oldest: int) -> bool:
+        # A quality stated long after the session's start is as new as its statement.
+        return session.start_us < oldest * DAY_US and session.newest_us < state.horizon_us
+
+    @staticmethod
+    def _exercises(state: QualityState) -> dict[str, SessionQuality | None]:
+        """Every exercise that has a row, with its newest session that has a quality."""
+        newest: dict[str, SessionQuality | None] = dict.fromkeys(state.days)
+        for session in state.sessions.values():
+            if session.quality is None:
+                continue
+            known = newest.get(session.exercise_id)
+            if known is None or _recency(session) > _recency(known):
+                newest[session.exercise_id] = session
+        return newest
+
+    @staticmethod
+    def _columns(by_day: dict[int, DayStats], session: SessionQuality | None) -> dict[str, Any]:
+        day = max(by_day, default=0)
+        window, before = Window.ending(by_day, day), Window.ending(by_day, day - WINDOW_DAYS)
+        p25, p50, p75 = window.percentiles((25, 50, 75))
+        return {
+            "total_reps": window.reps,
+            "average_quality": round(window.average, 6) if window.reps else None,
+            "critical_issues_count": window.critical,
+            "critical_issues_percentage": round(window.critical_percentage, 6),
+            "percentile_25": p25,
+            "percentile_50": p50,
+            "percentile_75": p75,
+            "quality_trend": window.trend_since(before),
+            "form_issue_frequency": window.issue_counts(),
+            "last_session_quality": session.quality[2] if session and session.quality else None,
+        }
+
+    # -- policy ------------------------------------------------------------------------------------
+
+    def _give_feedback(
+        self, state: QualityState, event: Event, fact: RepFact, cause: Cause, now_us: int, output: Output
+    ) -> None:
+        for rule, data in self._feedback(fact):
+            if not self._may_say(state, "rep_quality" if rule == "rep_quality" else "form_correction", event):
+                continue
+            finding = Finding(
+                rule=rule,
+                occasion=event.event_id,
+                at_us=event.ts_us,
+                newest_us=event.ts_us,
+                exercise_id=event.exercise_id,
+                session_id=fact.session_id,
+                data=data,
+                triggered_by=event.event_id,
+            )
+            self.say_at_once(state, finding, cause, now_us, output)
+
+    def _feedback(self, fact: RepFact) -> Iterator[tuple[str, dict[str, Any]]]:
+        if fact.issues:
+            worst = max(
+                ISSUE_SEVERITIES.index(severity or ISSUE_SEVERITIES[0]) for _, severity in fact.issues
+            )
+            yield f"form_{ISSUE_SEVERITIES[worst]}", {"form_issues": [issue for issue, _ in fact.issues]}
+        if fact.score < self.settings.policy.rep_feedback.quality:
+            yield "rep_quality", {"quality_score": fact.score}
+
+    def _may_say(self, state: QualityState, feedback_type: str, event: Event) -> bool:
+        """Whether the repeat limit lets feedback through, in the events' own time; if so it is used up."""
+        limit_us = self.settings.policy.rep_feedback.repeat_seconds * MICROS
+        said = state.said.setdefault(f"{feedback_type}/{event.exercise_id}", [])
+        index = bisect_left(said, event.ts_us)
+        if any(abs(event.ts_us - other) < limit_us for other in said[max(0, index - 1) : index + 1]):
+            return False
+        said.insert(index, event.ts_us)
+        del said[:-_SAID_KEPT]
+        return True
+
+    def _findings(self, state: QualityState, since_day: int) -> Iterator[Finding]:
+        yield from self._session_findings(state, since_day)
+        for exercise_id, by_day in state.days.items():
+            days = sorted(
+                day for day in by_day if day >= since_day and by_day[day].last_us >= state.horizon_us
+            )
+            if days:
+                windows = Windows(by_day)
+                degradations = self._degradations(exercise_id, by_day, windows, days)
+                yield from state.findings.spaced(degradations, since_day, state.horizon_us)
+                first_day = state.first_days[exercise_id]
+                improvements = self._improvements(exercise_id, by_day, windows, days, first_day)
+                yield from state.findings.spaced(improvements, since_day, state.horizon_us)
+
+    def _session_findings(self, state: QualityState, since_day: int) -> Iterator[Finding]:
+        limits = self.settings.policy.session_quality
+        highest, since_us = max(limits.poor, limits.reminder), since_day * DAY_US
+        for session in state.sessions.values():
+            if session.quality and session.quality[2] < highest and session.quality[0] >= since_us:
+                stated_us, event_id, score = session.quality
+                yield Finding(
+                    rule="poor_quality" if score < limits.poor else "quality_reminder",
+                    occasion=session.session_id,
+                    at_us=stated_us,
+                    newest_us=stated_us,
+                    exercise_id=session.exercise_id,
+                    session_id=session.session_id,
+                    data={"overall_quality": score},
+                    triggered_by=event_id,
+                )
+
+    def _degradations(
+        self, exercise_id: str, by_day: dict[int, DayStats], windows: Windows, days: list[int]
+    ) -> Iterator[Finding]:
+        limits = self.settings.policy.quality_degradation
+        for day in days:
+            week = windows[day]
+            slipped = week.is_under(limits.average) or week.critical_percentage >= limits.critical_percent
+            if week.reps >= limits.min_reps and slipped:
+                yield self._day_finding(
+                    "quality_degradation", exercise_id, by_day[day], week, limits.repeat_days
+                )
+
+    def _improvements(
+        self,
+        exercise_id: str,
+        by_day: dict[int, DayStats],
+        windows: Windows,
+        days: list[int],
+        first_day: int,
+    ) -> Iterator[Finding]:
+        limits = self.settings.policy.quality_improvement
+        for day in days:
+            since = day - limits.days + 1
+            steady = first_day <= since and all(
+                windows[d].is_over(limits.average) for d in range(day, since - 1, -1) if d in by_day
+            )
+            if steady:
+                yield self._day_finding(
+                    "quality_improvement", exercise_id, by_day[day], windows[day], limits.repeat_days
+                )
+
+    @staticmethod
+    def _day_finding(
+        rule: str, exercise_id: str, stats: DayStats, window: Window, repeat_days: int
+    ) -> Finding:
+        return Finding(
+            rule=rule,
+            occasion=str(day_of(stats.first_us)),
+            at_us=stats.first_us,
+            newest_us=stats.last_us,
+            exercise_id=exercise_id,
+            session_id=None,
+            data={
+                "average_quality": round(window.average, 6),
+                "critical_issues_percentage": round(window.critical_percentage, 6),
+                "total_reps": window.reps,
+            },
+            triggered_by=None,
+            repeat_days=repeat_days,
+        )
+
+
+def _millionths(score: float) -> tuple[int, int]:
+    """The score in whole millionths, and the rest in units of 10⁻¹⁷."""
+    millionths = round(score * _MILLION)
+    if millionths / _MILLION == score:
+        return millionths, 0
+    return divmod(_in_units(score), _UNITS_IN_MILLIONTH)
+
+
+def _in_units(score: float) -> int:
+    """The decimal number that stands for the score, in units of 10⁻¹⁷."""
+    return int(Decimal(repr(score)).scaleb(_DIGITS).to_integral_value())
+
+
+def _added_up[K: (int, str)](counts: Iterable[dict[K, int]]) -> dict[K, int]:
+    total: dict[K, int] = {}
+    for each in counts:
+        for key, number in each.items():
+            total[key] = total.get(key, 0) + number
+    return total
+
+
+def _recency(session: SessionQuality) -> tuple[int, int, str]:
+    return (session.start_us, session.newest_us, session.session_id)

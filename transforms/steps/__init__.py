@@ -1,0 +1,1 @@
+"""The steps of the graph: Beam's side of the rules."""

@@ -1,0 +1,44 @@
+"""Chunks: an element is several events or nudges, so that a step's overhead is paid once for many."""
+
+import msgspec
+from apache_beam import coders
+
+from transforms.steps.coders import pack, unpack
+from transforms.events import Event
+from transforms.policy import Nudge
+
+
+class EventChunk(list[Event]):
+    """Several events."""
+
+
+class EventChunkCoder(coders.Coder):
+    """A chunk as one value."""
+
+    def encode(self, chunk: EventChunk) -> bytes:
+        return pack(chunk)
+
+    def decode(self, encoded: bytes) -> EventChunk:
+        return EventChunk(unpack(encoded))
+
+    def is_deterministic(self) -> bool:
+        """Chunks are never keys."""
+        return False
+
+
+class NudgeChunk(list[Nudge]):
+    """Several nudges."""
+
+
+class NudgeChunkCoder(coders.Coder):
+    """A chunk as one value."""
+
+    def encode(self, chunk: NudgeChunk) -> bytes:
+        return msgspec.msgpack.encode(list(chunk))
+
+    def decode(self, encoded: bytes) -> NudgeChunk:
+        return NudgeChunk(msgspec.msgpack.decode(encoded, type=list[Nudge]))
+
+    def is_deterministic(self) -> bool:
+        """Chunks are never keys."""
+        return False

@@ -1,0 +1,105 @@
+"""Gathering events by key within a bundle: a keyed step is then handed many at once, packed."""
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import msgspec
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MAX_TIMESTAMP
+from apache_beam.utils.windowed_value import WindowedValue
+
+from transforms.steps.chunks import EventChunk
+from transforms.steps.coders import encoded, pack
+from transforms.events import Event
+from transforms.steps.metering import Meter
+from transforms.steps.tagging import together
+
+# A bounded run's bundle may hold a whole file: what is gathered must stay small whatever the bundle's size.
+MAX_GATHERED = 100_000
+
+Key = str | int
+
+
+def by_patient(event: Event) -> str:
+    """The patient's id."""
+    return event.patient_id
+
+
+class InShards:
+    """Spreads patients over a bounded number of shards."""
+
+    def __init__(self, shards: int) -> None:
+        """`shards` is how many there are."""
+        self._shards = shards
+
+    def __call__(self, event: Event) -> int:
+        """The shard of the event's patient."""
+        return zlib.crc32(event.patient_id.encode()) % self._shards
+
+
+class GatherByKey(beam.DoFn):
+    """EventChunk → (key, packed events), at most one per key and bundle while a bundle is small.
+
+    Packed here and not by a coder: a runner may decode and encode what it groups, and copies bytes.
+    """
+
+    def __init__(self, key_of: Callable[[Event], Key], meter: Meter | None = None) -> None:
+        """`key_of` gives an event's key."""
+        self._key_of = key_of
+        self._meter = meter
+
+    def start_bundle(self) -> None:
+        self._gathered: dict[Key, list[msgspec.Raw]] = {}
+        self._count = 0
+        # Packs are as old as the oldest chunk: they hold back the watermark while they are on their way.
+        self._oldest = MAX_TIMESTAMP
+
+    def process(
+        self, events: EventChunk, timestamp: Any = beam.DoFn.TimestampParam
+    ) -> Iterable[WindowedValue]:
+        for event in events:
+            key = self._key_of(event)
+            # Encoded at once: a pack of bytes is smaller than the events that it is made of.
+            if key in self._gathered:
+                self._gathered[key].append(encoded(event))
+            else:
+                self._gathered[key] = [encoded(event)]
+        self._count += len(events)
+        if self._meter:
+            self._meter.gathered(len(events))
+        self._oldest = min(self._oldest, timestamp)
+        if self._count < MAX_GATHERED:
+            return ()
+        packed = list(self.finish_bundle())
+        self.start_bundle()
+        return packed
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        windows = (GlobalWindow(),)
+        for key, events in self._gathered.items():
+            yield WindowedValue((key, pack(events)), self._oldest, windows)
+
+
+class Gathered[K: (str, int)](beam.PTransform[Any, Any]):
+    """(PCollection of EventChunk, …) → (key, packed events).
+
+    Each collection is gathered where it is made, so that only packs are moved.
+    """
+
+    def __init__(self, key_of: Callable[[Event], K], key_type: type[K], meter: Meter | None = None) -> None:
+        """`key_of` gives an event's key, of that type."""
+        super().__init__()
+        self._meter = meter
+        self._key_of: Callable[[Event], K] = key_of
+        self._packed = tuple[key_type, bytes]  # type: ignore[valid-type]
+
+    def expand(self, collections: Any) -> Any:
+        gathered = [
+            events
+            | f"Pack {number}"
+            >> beam.ParDo(GatherByKey(self._key_of, self._meter)).with_output_types(self._packed)
+            for number, events in enumerate(collections, start=1)
+        ]
+        return together(gathered, self._packed)
