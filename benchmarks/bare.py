@@ -10,17 +10,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from transforms.projections.adherence import Adherence
 from transforms.dead_letters import DeadLetter, dead_letter_row
 from transforms.deduplication import name_of
 from transforms.events import REVIEW, Event
 from transforms.message import Message
+from transforms.projections.adherence import Adherence
 from transforms.projections.projector import Cause, Output, Projector, Settings, in_periods
 from transforms.projections.quality import Quality
-from transforms.steps.routing import ROUTES
-from transforms.times import MICROS
-from transforms.steps.validation import validate
 from transforms.projections.work_queue import WorkQueue
+from transforms.steps.routing import ROUTES
+from transforms.steps.validation import validate
+from transforms.times import MICROS
 
 _CHUNK_BYTES = 1024 * 1024
 _BATCH_ROWS = 100

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from benchmarks.watched import MIB, job, machine, places
-from pipeline.cloud.clients import publisher
 from local.places import Places
 from local.simulation import Scenario, simulate
+from pipeline.cloud.clients import publisher
 
 _MESSAGE_BYTES = 1024 * 1024
 

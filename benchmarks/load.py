@@ -20,8 +20,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.phases import SCENARIOS
-from local.emulators import EmulatorError, bigquery_emulator, pubsub_emulator
 from local.api import make_api
+from local.emulators import EmulatorError, bigquery_emulator, pubsub_emulator
 from local.places import make_places
 from pipeline.processes import running
 from pipeline.provision import provision

@@ -30,8 +30,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.options import RehabOptions
 from pipeline.sinks.tables import WriteNudges, WriteTable
-from transforms.projections.adherence import Adherence
-from transforms.steps.chunks import NudgeChunk
 from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, ToRow
 from transforms.decoding import decode
 from transforms.deduplication import REMEMBERED_SECONDS
@@ -45,16 +43,18 @@ from transforms.events import (
     content_id,
 )
 from transforms.message import Message
-from transforms.steps.projecting import NUDGES, REVIEWS
+from transforms.projections.adherence import Adherence
 from transforms.projections.projector import ALWAYS, PROCESSED, Cause, Output, PatientState, Projector
 from transforms.projections.quality import Quality
-from transforms.steps.routing import ROUTES
+from transforms.projections.work_queue import WorkQueue
 from transforms.rows import Row
+from transforms.steps.chunks import NudgeChunk
+from transforms.steps.projecting import NUDGES, REVIEWS
+from transforms.steps.routing import ROUTES
 from transforms.steps.tagging import tagged
 from transforms.steps.telemetry import POLICY, count
-from transforms.times import MICROS, to_micros
 from transforms.steps.validation import DEAD_LETTERS, validate
-from transforms.projections.work_queue import WorkQueue
+from transforms.times import MICROS, to_micros
 
 _MODELS: TypeAdapter[Any] = TypeAdapter(EventModel)
 

@@ -30,9 +30,9 @@ from google.pubsub_v1.types import PubsubMessage
 
 from pipeline.options import RehabOptions, parse_options
 from pipeline.sinks.tables import WriteBatch
+from transforms.rows import unpack_row
 from transforms.steps import gathering as grouping
 from transforms.steps.batching import newest_versions
-from transforms.rows import unpack_row
 
 # What a worker gathers at most: a bundle of a second at the rate that the original was made for. The runner
 # would make one bundle of everything.

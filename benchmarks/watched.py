@@ -13,9 +13,9 @@ import psutil
 from local.emulators import available_pubsub, bigquery_emulator
 from local.figures import Published, account, read_metrics
 from local.places import Places, make_places
-from pipeline.reporting.metrics import Metrics
 from pipeline.processes import running
 from pipeline.provision import provision
+from pipeline.reporting.metrics import Metrics
 
 _ROOT = Path(__file__).resolve().parents[1]
 _START_SECONDS = 120.0

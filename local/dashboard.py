@@ -10,8 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.reporting.display import Cells, Listed, Listing, outcomes, pairs, plural, shortened
 from local.figures import Published, account
+from pipeline.reporting.display import Cells, Listed, Listing, outcomes, pairs, plural, shortened
 from pipeline.reporting.metrics import Account, Metrics
 
 # What "now" means in rates and lags.

@@ -3,8 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
-from pipeline.cloud import clients
 from local.dashboard import NudgeType, Tally
+from pipeline.cloud import clients
 
 _MESSAGES = 1000
 

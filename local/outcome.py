@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from google.cloud.bigquery import Client
 
-from pipeline.reporting.display import Listing, account_sentence
 from local.dashboard import Check, NudgeType, Tally
 from local.figures import Published, account
+from pipeline.reporting.display import Listing, account_sentence
 from pipeline.reporting.metrics import Metrics
 
 VIEWS = ("adherence_current", "quality_current", "work_queue_current", "dead_letters_current")

@@ -19,9 +19,9 @@ import orjson
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.pubsub_v1 import PublisherClient
 
+from local.simulation import Emission, Scenario, simulate
 from pipeline.cloud import clients
 from pipeline.names import TOPIC
-from local.simulation import Emission, Scenario, simulate
 from transforms.message import PUBLISH_ID_ATTRIBUTE
 from transforms.times import to_micros, to_rfc3339
 

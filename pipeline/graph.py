@@ -10,22 +10,22 @@ import apache_beam as beam
 from apache_beam import coders
 
 from pipeline.cloud.files import InputFile
-from pipeline.reporting.meter import UNMETERED, Meter
 from pipeline.options import RehabOptions, runner_name
 from pipeline.rebuild import Memories, planned_rebuild
+from pipeline.reporting.meter import UNMETERED, Meter
 from pipeline.sinks.tables import WriteNudges, WriteTable
 from pipeline.sources.subscriptions import ReadMessages
-from transforms.projections.adherence import Adherence
-from transforms.steps.chunks import EventChunk, EventChunkCoder, NudgeChunk, NudgeChunkCoder
-from transforms.steps.coders import DeadLetterCoder, MessageCoder
 from transforms.dead_letters import DeadLetter, ToRow
 from transforms.message import Message
-from transforms.steps.projecting import NUDGES, REVIEWS, Projection
+from transforms.projections.adherence import Adherence
 from transforms.projections.quality import Quality
+from transforms.projections.work_queue import WorkQueue
 from transforms.rows import Row
+from transforms.steps.chunks import EventChunk, EventChunkCoder, NudgeChunk, NudgeChunkCoder
+from transforms.steps.coders import DeadLetterCoder, MessageCoder
+from transforms.steps.projecting import NUDGES, REVIEWS, Projection
 from transforms.steps.tagging import tagged
 from transforms.steps.validation import DEAD_LETTERS, OUTPUTS, Validate
-from transforms.projections.work_queue import WorkQueue
 
 coders.registry.register_coder(Message, MessageCoder)
 coders.registry.register_coder(EventChunk, EventChunkCoder)

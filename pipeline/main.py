@@ -14,21 +14,21 @@ from apache_beam.runners.runner import PipelineResult
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
-from pipeline.reporting.account import UNUSABLE, tell_outcome
+from pipeline.cloud.files import InputFile, find_files
 from pipeline.direct.cores import use_cores
 from pipeline.errors import InputFileError, OperatorError, OptionsError, refusal
-from pipeline.cloud.files import InputFile, find_files
 from pipeline.graph import build
-from pipeline.reporting.logs import logs, show_own_only
-from pipeline.reporting.meter import UNMETERED
-from pipeline.reporting.metrics_file import MetricsFile
 from pipeline.options import RehabOptions, parse_options, runner_name
 from pipeline.preflight import check, watched
 from pipeline.processes import Interruption, Stopped
-from pipeline.reporting.progress import Progress
 from pipeline.rebuild import seek
-from pipeline.sinks.results import refuse_results, results_folder
+from pipeline.reporting.account import UNUSABLE, tell_outcome
+from pipeline.reporting.logs import logs, show_own_only
+from pipeline.reporting.meter import UNMETERED
+from pipeline.reporting.metrics_file import MetricsFile
+from pipeline.reporting.progress import Progress
 from pipeline.runners import runner_for
+from pipeline.sinks.results import refuse_results, results_folder
 
 _STOPPED = "Stopped; what was not finished will be delivered again."
 _STOPPED_OVER_FILES = "Stopped; nothing is written."

@@ -21,11 +21,11 @@ from apache_beam.options.pipeline_options import (
     _BeamArgumentParser,
 )
 
-from pipeline.errors import OptionsError as OptionsError
 from pipeline.cloud.files import usable_path
+from pipeline.errors import OptionsError as OptionsError
 from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
-from transforms.projections.consent import CONSENT_MODES
 from transforms.policy import Policy, policy_from
+from transforms.projections.consent import CONSENT_MODES
 from transforms.projections.projector import Settings
 from transforms.times import DAY_US, MICROS
 

@@ -10,9 +10,9 @@ from google.auth.exceptions import GoogleAuthError
 from requests.exceptions import RequestException
 
 from pipeline.cloud.clients import PUBSUB_TRANSIENT, bigquery, publisher, subscriber
+from pipeline.cloud.outages import OUTAGES, Call
 from pipeline.errors import OperatorError
 from pipeline.options import RehabOptions
-from pipeline.cloud.outages import OUTAGES, Call
 from pipeline.provision import TABLES
 
 # Long enough for a server that starts again, short enough for whoever waits at the prompt.

@@ -12,11 +12,11 @@ from google.api_core.retry import Retry, if_exception_type
 from google.cloud.bigquery import QueryJobConfig, ScalarQueryParameter
 from google.cloud.bigquery.table import Row as TableRow
 
-from pipeline.sinks.bigquery import patience
 from pipeline.cloud.clients import PUBSUB_TRANSIENT, bigquery, subscriber
+from pipeline.cloud.outages import OUTAGES, Call
 from pipeline.errors import OperatorError
 from pipeline.options import RehabOptions
-from pipeline.cloud.outages import OUTAGES, Call
+from pipeline.sinks.bigquery import patience
 from transforms.projections.consent import Decision
 from transforms.projections.projector import KnownReview, Memory
 from transforms.steps.rebuilding import Rebuild

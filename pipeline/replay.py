@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from pipeline.sinks.bigquery import TableWriter
 from pipeline.cloud.clients import bigquery, publisher
 from pipeline.errors import OperatorError, refusal
 from pipeline.names import DATASET, TOPIC
 from pipeline.provision import TABLES
+from pipeline.sinks.bigquery import TableWriter
 from transforms.dead_letters import (
     ATTEMPTS_ATTRIBUTE,
     REASONS,

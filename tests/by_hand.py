@@ -9,16 +9,16 @@ from typing import Any
 import orjson
 
 from tests.oracle import Arrival
-from transforms.projections.adherence import Adherence
 from transforms.dead_letters import DeadLetter
 from transforms.deduplication import SeenIds, name_of
 from transforms.events import REVIEW, Event
 from transforms.message import Message
+from transforms.projections.adherence import Adherence
 from transforms.projections.projector import Cause, Output, Projector, Settings
 from transforms.projections.quality import Quality
+from transforms.projections.work_queue import WorkQueue
 from transforms.steps.routing import ROUTES
 from transforms.steps.validation import validate
-from transforms.projections.work_queue import WorkQueue
 
 RECEIVES = {
     Adherence: ROUTES["adherence"],

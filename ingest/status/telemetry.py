@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from pipeline.reporting.metrics import BROADWAY, LATENCY, POLICY
 from pipeline.provision import TABLES
+from pipeline.reporting.metrics import BROADWAY, LATENCY, POLICY
 from transforms.events import KINDS
 from transforms.policy import RULES
 from transforms.reasons import REASONS

@@ -50,8 +50,8 @@ from google.api_core.retry import Retry
 from google.pubsub_v1.types import PullResponse
 
 from pipeline.cloud.clients import PUBSUB_TRANSIENT, subscriber
-from pipeline.errors import OperatorError
 from pipeline.cloud.outages import OUTAGES, Call
+from pipeline.errors import OperatorError
 from transforms.message import Message
 from transforms.times import MICROS
 

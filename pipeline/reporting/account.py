@@ -11,6 +11,8 @@ from apache_beam.runners.runner import PipelineResult
 from rich.console import RenderableType
 from rich.filesize import decimal
 
+from pipeline.cloud.files import usable_path
+from pipeline.provision import TABLES
 from pipeline.reporting.display import (
     Cells,
     Listed,
@@ -22,11 +24,9 @@ from pipeline.reporting.display import (
     pairs,
     shortened,
 )
-from pipeline.cloud.files import usable_path
 from pipeline.reporting.metrics import Account, Metrics
 from pipeline.reporting.metrics_file import snapshot
 from pipeline.reporting.progress import Progress
-from pipeline.provision import TABLES
 from pipeline.sinks.results import result_paths
 
 # The exit status of a run whose dead letters are to be a failure.

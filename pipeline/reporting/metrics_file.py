@@ -13,9 +13,9 @@ import orjson
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.runners.runner import PipelineResult
 
+from pipeline.cloud.outages import OUTAGES
 from pipeline.errors import OperatorError
 from pipeline.options import RehabOptions
-from pipeline.cloud.outages import OUTAGES
 from pipeline.processes import Stopped
 from transforms.steps.telemetry import BROADWAY, POLICY
 from transforms.times import MICROS, to_rfc3339

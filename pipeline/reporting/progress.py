@@ -16,8 +16,8 @@ from rich.progress import BarColumn, Task, TaskID, TextColumn, TimeRemainingColu
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from pipeline.reporting.display import WIDTH
 from pipeline.cloud.files import InputFile
+from pipeline.reporting.display import WIDTH
 from pipeline.reporting.meter import Measured, Meter, measured
 
 _LOOK_SECONDS = 0.5

@@ -11,8 +11,8 @@ from uuid import uuid4
 
 from apache_beam.io.filesystems import FileSystems
 
-from pipeline.errors import OptionsError
 from pipeline.cloud.files import CLOUD, cloud_storage, objects_under, usable_path
+from pipeline.errors import OptionsError
 from pipeline.processes import Stopped
 from pipeline.provision import TABLES
 

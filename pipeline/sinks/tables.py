@@ -15,16 +15,16 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 from google.pubsub_v1 import types as pubsub
 
-from pipeline.sinks.bigquery import TableWriter
 from pipeline.cloud.clients import publisher
 from pipeline.options import RehabOptions, runner_name
 from pipeline.provision import TABLES
+from pipeline.sinks.bigquery import TableWriter
 from pipeline.sinks.results import unfinished_path
-from transforms.steps.batching import Batch, newest_versions
-from transforms.steps.chunks import NudgeChunk
 from transforms.dead_letters import WRITE_REJECTED, DeadLetter
 from transforms.message import Message
 from transforms.rows import Row, unpack_row
+from transforms.steps.batching import Batch, newest_versions
+from transforms.steps.chunks import NudgeChunk
 from transforms.steps.tagging import together
 from transforms.steps.telemetry import count, observe, observe_latency
 

@@ -17,11 +17,11 @@ from google.api_core.exceptions import GoogleAPIError
 from google.pubsub_v1.types import PubsubMessage
 from msgspec.structs import replace
 
-from pipeline.sources.compression import DAMAGE, decompressed, is_compressed
-from pipeline.errors import InputFileError
 from pipeline.cloud.files import InputFile
-from pipeline.reporting.meter import UNMETERED, Meter
+from pipeline.errors import InputFileError
 from pipeline.options import RehabOptions, runner_name
+from pipeline.reporting.meter import UNMETERED, Meter
+from pipeline.sources.compression import DAMAGE, decompressed, is_compressed
 from transforms.message import PUBLISH_ID_ATTRIBUTE, Message
 from transforms.steps.telemetry import count
 from transforms.times import MICROS

@@ -26,8 +26,8 @@ from unittest.mock import patch
 import orjson
 from google.pubsub_v1.types import Subscription
 
-from pipeline.cloud.clients import publisher, subscriber
 from local.emulators import bigquery_emulator
+from pipeline.cloud.clients import publisher, subscriber
 from pipeline.provision import Resources, provision
 from tests.chaos.background import Background, background
 from tests.chaos.bigquery import MisbehavingBigQuery, misbehaving_bigquery

@@ -11,14 +11,14 @@ import pytest
 from google.cloud.pubsub_v1.subscriber.message import Message
 from google.cloud.pubsub_v1.types import FlowControl
 
-from pipeline.sinks import bigquery as writing
-from pipeline.sinks.bigquery import TableWriter
-from pipeline.cloud.clients import bigquery, publisher, subscriber
 from local.emulators import bigquery_emulator
+from pipeline.cloud.clients import bigquery, publisher, subscriber
 from pipeline.options import parse_options
 from pipeline.preflight import check
 from pipeline.provision import Resources, provision, table_definition
 from pipeline.rebuild import seek
+from pipeline.sinks import bigquery as writing
+from pipeline.sinks.bigquery import TableWriter
 from tests.chaos.background import Background
 from tests.chaos.bigquery import ANY_CALL, INSERT, misbehaving_bigquery
 from tests.chaos.pubsub import DEATH, TRANSIENT, MisbehavingPubSub, misbehaving_pubsub

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cloud.clients import bigquery, publisher, subscriber
 from local.emulators import available_pubsub, bigquery_emulator
+from pipeline.cloud.clients import bigquery, publisher, subscriber
 from pipeline.provision import Resources, provision, provision_dataset, provision_pubsub
 from tests.integration.api import KEY, Api
 from tests.integration.streaming import PATIENT, SECRET, Job

@@ -16,8 +16,8 @@ import httpx
 import pytest
 from google.pubsub_v1.types import Subscription
 
-from pipeline.cloud.clients import publisher, subscriber
 from local.pubsub import PubSub, Server
+from pipeline.cloud.clients import publisher, subscriber
 from pipeline.provision import Resources
 from tests.chaos.background import background
 from tests.integration.api import KEY, Api, bearer, eventually, token

@@ -17,10 +17,10 @@ from apache_beam.utils.windowed_value import WindowedValue
 from google.api_core.exceptions import Forbidden
 from google.auth.exceptions import GoogleAuthError
 
-from pipeline.sinks.bigquery import Rejection, TableWriter
-from pipeline.cloud.clients import bigquery
 from local.emulators import bigquery_emulator
+from pipeline.cloud.clients import bigquery
 from pipeline.provision import Resources, provision, table_definition
+from pipeline.sinks.bigquery import Rejection, TableWriter
 from pipeline.sinks.tables import WriteBatch
 from tests.integration.conftest import PROJECT
 from transforms.rows import Row, pack_row

@@ -22,7 +22,12 @@ from apache_beam.utils.timestamp import Timestamp
 from google.api_core.exceptions import DeadlineExceeded
 
 from pipeline.cloud.clients import publisher, subscriber
-from pipeline.direct.runner import MAX_MESSAGES, ReadFromPubSubDirect, StreamingDirectRunner, SubscriptionError
+from pipeline.direct.runner import (
+    MAX_MESSAGES,
+    ReadFromPubSubDirect,
+    StreamingDirectRunner,
+    SubscriptionError,
+)
 from tests.integration.conftest import PROJECT
 from transforms.message import Message
 

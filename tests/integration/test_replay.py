@@ -9,10 +9,10 @@ import orjson
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from pipeline.sinks.bigquery import TableWriter
 from pipeline.cloud.clients import bigquery
 from pipeline.provision import Resources, table_definition
 from pipeline.replay import main
+from pipeline.sinks.bigquery import TableWriter
 from tests.integration.conftest import PROJECT
 from tests.integration.streaming import PATIENT, SECRET, Job, check_views, encoded, event, publish, view
 from tests.oracle import Arrival

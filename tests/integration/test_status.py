@@ -11,8 +11,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.cloud.clients import bigquery, subscriber
 from local.emulators import bigquery_emulator
+from pipeline.cloud.clients import bigquery, subscriber
 from pipeline.provision import Resources, provision
 from tests.integration.api import Api, bearer, token
 from tests.integration.conftest import PROJECT

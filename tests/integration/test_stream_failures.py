@@ -10,8 +10,8 @@ import orjson
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from pipeline.cloud.clients import bigquery, publisher
 from local.emulators import bigquery_emulator
+from pipeline.cloud.clients import bigquery, publisher
 from pipeline.provision import Resources, provision, table_definition
 from tests.integration.conftest import PROJECT
 from tests.integration.streaming import (

@@ -19,10 +19,10 @@ from pipeline.main import main
 from tests.fuzzing import fuzzed
 from tests.oracle import Arrival, Options, assert_nudges_equal, assert_rows_equal, current_rows, expected
 from tests.strategies import arrival_orders, random_arrivals
-from transforms.steps.chunks import EventChunk
 from transforms.dead_letters import REASONS
 from transforms.events import KINDS
 from transforms.message import Message
+from transforms.steps.chunks import EventChunk
 from transforms.steps.tagging import tagged
 from transforms.steps.validation import DEAD_LETTERS, OUTPUTS, Validate
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tests.oracle import Arrival
 from tests.releases.recording import NOW_US, PROJECTORS, gathered, run_step
 from tests.strategies import arrival_sets
-from transforms.projections.adherence import CONSENTS_TABLE
-from transforms.steps.chunks import NudgeChunk
 from transforms.events import Event, parse_event
 from transforms.message import Message
-from transforms.steps.projecting import REVIEWS
+from transforms.projections.adherence import CONSENTS_TABLE
 from transforms.rows import Row
+from transforms.steps.chunks import NudgeChunk
+from transforms.steps.projecting import REVIEWS
 
 HISTORY = ("version", "updated_at", "source_event_id")
 

@@ -14,21 +14,21 @@ from msgspec.structs import replace
 
 from tests import stream_clock
 from tests.stream_clock import Listen, StreamClock, heard
-from transforms.projections.adherence import Adherence
-from transforms.steps.batching import Batch
-from transforms.steps.chunks import EventChunk
-from transforms.projections.consent import Decision
 from transforms.events import REVIEW, Event, ReviewFact, parse_event
 from transforms.message import Message
 from transforms.policy import Nudge
-from transforms.steps.projecting import NUDGES, REVIEWS, Projection
+from transforms.projections.adherence import Adherence
+from transforms.projections.consent import Decision
 from transforms.projections.projector import Cause, KnownReview, Memory, Output, Projector, Settings
 from transforms.projections.quality import Quality
-from transforms.steps.rebuilding import Rebuild
-from transforms.rows import Row, unpack_row
-from transforms.times import MICROS, to_rfc3339
-from transforms.steps.validation import DEAD_LETTERS
 from transforms.projections.work_queue import WorkQueue
+from transforms.rows import Row, unpack_row
+from transforms.steps.batching import Batch
+from transforms.steps.chunks import EventChunk
+from transforms.steps.projecting import NUDGES, REVIEWS, Projection
+from transforms.steps.rebuilding import Rebuild
+from transforms.steps.validation import DEAD_LETTERS
+from transforms.times import MICROS, to_rfc3339
 
 # A Monday morning.
 START = datetime(2025, 3, 3, 10, 0, tzinfo=UTC).timestamp()

@@ -19,18 +19,18 @@ from apache_beam.runners.pipeline_context import PipelineContext
 from apache_beam.utils.timestamp import MAX_TIMESTAMP
 
 from tests.strategies import WINDOW_END, random_arrivals
-from transforms.projections.adherence import Adherence
-from transforms.steps.chunks import EventChunk
 from transforms.events import Event, parse_event
-from transforms.steps.gathering import GatherByKey, by_patient
 from transforms.message import Message
-from transforms.steps.projecting import REVIEWS, Project
+from transforms.projections.adherence import Adherence
 from transforms.projections.projector import Projector, Settings
 from transforms.projections.quality import Quality
-from transforms.steps.routing import ROUTES
-from transforms.rows import Row, pack_row
-from transforms.times import HOUR_US, to_micros
 from transforms.projections.work_queue import WorkQueue
+from transforms.rows import Row, pack_row
+from transforms.steps.chunks import EventChunk
+from transforms.steps.gathering import GatherByKey, by_patient
+from transforms.steps.projecting import REVIEWS, Project
+from transforms.steps.routing import ROUTES
+from transforms.times import HOUR_US, to_micros
 
 RELEASES = Path(__file__).parent
 ROOT = RELEASES.parents[1]

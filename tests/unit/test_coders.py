@@ -5,10 +5,10 @@ from random import Random
 import pytest
 
 from tests.strategies import WINDOW_END, random_arrivals
-from transforms.steps.chunks import EventChunk, EventChunkCoder
-from transforms.steps.coders import encoded, pack, unpack
 from transforms.events import REVIEW, Event, ReviewFact, parse_event
 from transforms.message import Message
+from transforms.steps.chunks import EventChunk, EventChunkCoder
+from transforms.steps.coders import encoded, pack, unpack
 from transforms.times import DAY_US, to_micros
 
 

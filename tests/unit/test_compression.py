@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from zstandard import ZstdCompressor
 
-from pipeline.sources.compression import is_compressed
-from pipeline.errors import InputFileError
 from pipeline.cloud.files import InputFile
+from pipeline.errors import InputFileError
+from pipeline.sources.compression import is_compressed
 from pipeline.sources.subscriptions import ReadLines, file_parts
 
 LINES = [b'{"number": %d, "noise": "%s"}' % (n, str(n**9).encode()) for n in range(3000)]

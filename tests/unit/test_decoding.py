@@ -18,8 +18,8 @@ from transforms.dead_letters import REASONS, DeadLetter, dead_letter_row
 from transforms.decoding import STAGE
 from transforms.events import EARLIEST_US, FUTURE_TOLERANCE_US, KINDS, Event
 from transforms.message import MAX_ARRAY_LENGTH, MAX_MESSAGE_BYTES, Message
-from transforms.times import to_micros
 from transforms.steps.validation import validate
+from transforms.times import to_micros
 
 NOW_US = to_micros(datetime(2025, 4, 2, tzinfo=UTC))
 PUBLISH_US = NOW_US - 1_000_000

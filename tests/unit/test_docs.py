@@ -12,11 +12,11 @@ import yaml
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
 from ingest.settings import JOB_SETTINGS
-from pipeline import provision
 from local import command as local_command
+from local.simulate import parse_arguments as parse_simulate
+from pipeline import provision
 from pipeline.options import RehabOptions, parse_options
 from pipeline.replay import parse_arguments as parse_replay
-from local.simulate import parse_arguments as parse_simulate
 from tests.support.pages import (
     ROOT,
     anchor,

@@ -11,8 +11,8 @@ import pytest
 from gcp_storage_emulator.server import create_server
 from google.cloud.storage import Client
 
-from pipeline.errors import OptionsError
 from pipeline.cloud.files import InputFile, find_files
+from pipeline.errors import OptionsError
 
 FILES = (
     "x.jsonl",

@@ -2,10 +2,10 @@
 
 from apache_beam.utils.timestamp import Timestamp
 
-from transforms.steps.chunks import EventChunk
 from transforms.events import parse_event
-from transforms.steps.gathering import GatherByKey, by_patient
 from transforms.message import Message
+from transforms.steps.chunks import EventChunk
+from transforms.steps.gathering import GatherByKey, by_patient
 from transforms.times import DAY_US, MICROS
 
 NOW_US = 20_150 * DAY_US

@@ -22,16 +22,16 @@ from tests.oracle import (
     expected,
 )
 from tests.strategies import long_histories, random_history
-from transforms.projections.adherence import Adherence
-from transforms.steps.coders import pack
 from transforms.events import REVIEW, Event, ReviewFact, parse_event
 from transforms.message import Message
 from transforms.policy import withdrawal
-from transforms.steps.projecting import NUDGES, REVIEWS, ProjectHistories
+from transforms.projections.adherence import Adherence
 from transforms.projections.projector import Cause, Output, Projector, Settings, in_periods
-from transforms.times import DAY_US, iso_date, to_micros, to_rfc3339
-from transforms.steps.validation import DEAD_LETTERS
 from transforms.projections.work_queue import WorkQueue
+from transforms.steps.coders import pack
+from transforms.steps.projecting import NUDGES, REVIEWS, ProjectHistories
+from transforms.steps.validation import DEAD_LETTERS
+from transforms.times import DAY_US, iso_date, to_micros, to_rfc3339
 
 MONDAY_US = 20_150 * DAY_US - 6 * DAY_US
 NOW_US = MONDAY_US + 20_000 * DAY_US

@@ -17,8 +17,8 @@ from tests.strategies import random_arrivals
 from transforms.dead_letters import DeadLetter
 from transforms.events import Event, content_id, parse_event
 from transforms.message import MAX_ARRAY_LENGTH, MAX_MESSAGE_BYTES, PUBLISH_ID_ATTRIBUTE, Message
-from transforms.times import DAY_US, to_rfc3339
 from transforms.steps.validation import validate
+from transforms.times import DAY_US, to_rfc3339
 
 NOW_US = 1_800_000_000_000_001
 LATER_US = NOW_US + 3 * DAY_US

@@ -2,10 +2,10 @@
 
 import pytest
 
-from pipeline.reporting.display import Listing
 from local.dashboard import NudgeType, Tally
 from local.figures import Published
 from local.outcome import ApiReport, Outcome, api_report, checks
+from pipeline.reporting.display import Listing
 from pipeline.reporting.metrics import BROADWAY, POLICY, Metrics, Spread
 
 PUBLISHED = Published(events=2000, bad=40, finished=True)

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import WINDOW_END, arrival_orders, random_arrivals
-from transforms.projections.adherence import Adherence, AdherenceState
-from transforms.projections.consent import ConsentLog, Decision
 from transforms.events import Event, RepFact, ReviewFact, parse_event
 from transforms.message import Message
 from transforms.policy import RULES, AdherenceLevel, Policy
+from transforms.projections.adherence import Adherence, AdherenceState
+from transforms.projections.consent import ConsentLog, Decision
 from transforms.projections.projector import (
     PROCESSED,
     SILENT_DAYS,
@@ -29,8 +29,8 @@ from transforms.projections.projector import (
     Settings,
 )
 from transforms.projections.quality import DayStats, Quality, Window
-from transforms.times import DAY_US, HOUR_US, MINUTE_US, day_of, to_micros, to_rfc3339
 from transforms.projections.work_queue import WorkQueue
+from transforms.times import DAY_US, HOUR_US, MINUTE_US, day_of, to_micros, to_rfc3339
 
 DAY_0 = to_micros(datetime(2025, 3, 3, tzinfo=UTC))
 

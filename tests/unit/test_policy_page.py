@@ -13,9 +13,9 @@ import yaml
 from pydantic import BaseModel
 
 from tests.by_hand import ByHand
-from transforms.projections.adherence import Adherence
 from transforms.message import Message
 from transforms.policy import RULES, Policy, policy_from
+from transforms.projections.adherence import Adherence
 from transforms.projections.projector import Cause, Output, Settings
 from transforms.times import to_micros
 

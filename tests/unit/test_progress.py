@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions
 
-from pipeline.direct.cores import processes, use_cores
 from pipeline.cloud.files import InputFile
-from pipeline.reporting.meter import UNMETERED, Measured, Meter, measured
+from pipeline.direct.cores import processes, use_cores
 from pipeline.options import parse_options
+from pipeline.reporting.meter import UNMETERED, Measured, Meter, measured
 from pipeline.sources.subscriptions import ReadLines, file_parts
 
 MB = 1_000_000

@@ -8,18 +8,18 @@ import pytest
 from apache_beam.utils.timestamp import Timestamp
 
 from tests.releases.recording import Cell
-from transforms.steps import projecting
-from transforms.projections.adherence import Adherence, AdherenceState
-from transforms.steps.coders import pack
 from transforms.dead_letters import PROJECTION_FAILED
 from transforms.events import Event, parse_event
 from transforms.message import Message
-from transforms.steps.projecting import Project, _Kept
+from transforms.projections.adherence import Adherence, AdherenceState
 from transforms.projections.projector import Cause, Output, Settings
 from transforms.projections.quality import Quality, QualityState
-from transforms.times import DAY_US, MICROS, MINUTE_US, day_of, iso_date, to_rfc3339, week_start_of
-from transforms.steps.validation import DEAD_LETTERS
 from transforms.projections.work_queue import WorkQueue, WorkQueueState
+from transforms.steps import projecting
+from transforms.steps.coders import pack
+from transforms.steps.projecting import Project, _Kept
+from transforms.steps.validation import DEAD_LETTERS
+from transforms.times import DAY_US, MICROS, MINUTE_US, day_of, iso_date, to_rfc3339, week_start_of
 
 # Midnight.
 START_US = 1_772_409_600 * MICROS

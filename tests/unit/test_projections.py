@@ -31,10 +31,10 @@ from tests.strategies import (
     long_histories,
     random_arrivals,
 )
-from transforms.projections.adherence import Adherence, AdherenceState
-from transforms.projections.consent import CONSENT_MODES, ConsentMode
 from transforms.events import Event, parse_event
 from transforms.message import Message
+from transforms.projections.adherence import Adherence, AdherenceState
+from transforms.projections.consent import CONSENT_MODES, ConsentMode
 from transforms.projections.projector import ALWAYS, Cause, Output, PatientState, Settings
 from transforms.times import to_micros
 

@@ -22,8 +22,8 @@ from local.simulation import Emission, Scenario, simulate
 from transforms.dead_letters import DeadLetter
 from transforms.events import KINDS, AlertFact, ConsentFact, Event, FeedbackFact, RepFact, SessionFact
 from transforms.message import Message
-from transforms.times import DAY_US, HOUR_US, to_micros
 from transforms.steps.validation import validate
+from transforms.times import DAY_US, HOUR_US, to_micros
 
 NOW_US = to_micros(datetime(2026, 3, 2, 14, 30, tzinfo=UTC))
 # The defaults of run_local.sh: 200 events a second for 60 s.

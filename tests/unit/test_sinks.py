@@ -3,8 +3,8 @@
 from google.pubsub_v1.types import PubsubMessage
 
 from pipeline.sinks.tables import nudge_messages
-from transforms.steps.chunks import NudgeChunk
 from transforms.policy import Nudge
+from transforms.steps.chunks import NudgeChunk
 
 
 def test_a_nudge_is_encoded_as_pubsub_takes_it() -> None:

@@ -11,8 +11,8 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import TimestampedValue
 from google.pubsub_v1.types import PubsubMessage
 
-from pipeline.sources import subscriptions as sources
 from pipeline.cloud.files import InputFile
+from pipeline.sources import subscriptions as sources
 from pipeline.sources.subscriptions import ReadLines, file_parts
 from transforms.message import Message
 from transforms.times import to_micros

@@ -261,7 +261,7 @@ def test_every_pattern_of_a_counter_takes_the_names_that_are_meant() -> None:
 
 
 def test_the_names_that_the_patterns_take_are_those_that_the_job_counts() -> None:
-    code = "".join(path.read_text() for path in (ROOT / "transforms").glob("*.py"))
+    code = "".join(path.read_text() for path in (ROOT / "transforms").rglob("*.py"))
     code += (ROOT / "pipeline/sinks/tables.py").read_text()
     stems = ("event.duplicate", "event.dead_letter.", "event_to_write_ms.le.", "batch.processed.")
     outcomes = ("withheld", "too_late", "processed.", ".generated.")

@@ -13,11 +13,11 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP, Timestamp
 from apache_beam.utils.windowed_value import PANE_INFO_UNKNOWN
 
 from tests.releases.recording import PROJECTORS, Cell
-from transforms.steps.coders import pack
 from transforms.events import parse_event
 from transforms.message import Message
-from transforms.steps.projecting import Project
 from transforms.projections.projector import Projector, Settings
+from transforms.steps.coders import pack
+from transforms.steps.projecting import Project
 from transforms.steps.rebuilding import Rebuild
 from transforms.times import DAY_US
 

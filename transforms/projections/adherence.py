@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from transforms.projections.consent import Decision
 from transforms.events import Event, SessionFact
 from transforms.policy import AdherenceLevel, Finding
+from transforms.projections.consent import Decision
 from transforms.projections.projector import (
     ALWAYS,
     NEVER,

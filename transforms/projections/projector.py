@@ -11,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple, Self
 import msgspec
 import orjson
 
-from transforms.projections.consent import ConsentLog, ConsentMode, Decision, is_visible
 from transforms.events import REVIEW, Event, SessionFact
 from transforms.policy import (
     Announcement,
@@ -24,6 +23,7 @@ from transforms.policy import (
     is_reviewed,
     review,
 )
+from transforms.projections.consent import ConsentLog, ConsentMode, Decision, is_visible
 from transforms.rows import Row
 from transforms.times import DAY_US, HOUR_US, day_of, to_rfc3339
 

@@ -7,9 +7,9 @@ from typing import Any, cast
 import msgspec
 import orjson
 
-from transforms.projections.adherence import pain_finding
 from transforms.events import AlertFact, Event, FeedbackFact, ReviewFact
 from transforms.policy import Finding
+from transforms.projections.adherence import pain_finding
 from transforms.projections.projector import NEVER, PROCESSED, Cause, Memory, Output, PatientState, Projector
 from transforms.rows import row_key
 from transforms.times import DAY_US, HOUR_US, to_rfc3339

@@ -3,9 +3,9 @@
 import msgspec
 from apache_beam import coders
 
-from transforms.steps.coders import pack, unpack
 from transforms.events import Event
 from transforms.policy import Nudge
+from transforms.steps.coders import pack, unpack
 
 
 class EventChunk(list[Event]):

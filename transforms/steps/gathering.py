@@ -10,9 +10,9 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MAX_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
+from transforms.events import Event
 from transforms.steps.chunks import EventChunk
 from transforms.steps.coders import encoded, pack
-from transforms.events import Event
 from transforms.steps.metering import Meter
 from transforms.steps.tagging import together
 

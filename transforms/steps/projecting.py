@@ -14,13 +14,9 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.utils.timestamp import Timestamp
 
-from transforms.steps.chunks import EventChunk, NudgeChunk
-from transforms.steps.coders import unpack
 from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, failed_in_projection
 from transforms.deduplication import REMEMBERED_SECONDS, SeenIds, name_of
 from transforms.events import REVIEW, Event, ReviewFact
-from transforms.steps.gathering import Gathered, InShards, by_patient
-from transforms.steps.metering import Meter
 from transforms.projections.projector import (
     PROCESSED,
     Cause,
@@ -31,13 +27,17 @@ from transforms.projections.projector import (
     consents_first,
     in_periods,
 )
-from transforms.steps.rebuilding import Rebuild, progress
 from transforms.rows import Row
+from transforms.steps.chunks import EventChunk, NudgeChunk
+from transforms.steps.coders import unpack
+from transforms.steps.gathering import Gathered, InShards, by_patient
+from transforms.steps.metering import Meter
+from transforms.steps.rebuilding import Rebuild, progress
 from transforms.steps.tagging import tagged
 from transforms.steps.telemetry import POLICY, count
 from transforms.steps.timers import set_without_hold
-from transforms.times import MICROS
 from transforms.steps.validation import DEAD_LETTERS
+from transforms.times import MICROS
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from transforms.steps.chunks import EventChunk
 from transforms.events import Event
+from transforms.steps.chunks import EventChunk
 
 ROUTES = {
     "adherence": ("exercise_session", "consent"),

@@ -7,11 +7,11 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
-from transforms.steps.chunks import EventChunk
 from transforms.dead_letters import DeadLetter
 from transforms.decoding import STAGE, decode
 from transforms.events import Event, InvalidEventError, parse_event
 from transforms.message import Message
+from transforms.steps.chunks import EventChunk
 from transforms.steps.routing import ROUTES, routed
 from transforms.steps.telemetry import count
 from transforms.times import MICROS
