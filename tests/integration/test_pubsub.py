@@ -19,8 +19,7 @@ from tests.integration.conftest import PROJECT
 
 WAIT_SECONDS = 60.0
 
-# They share a server.
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("pubsub")]
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module", params=["official", "own"])
