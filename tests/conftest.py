@@ -27,5 +27,5 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts long tests first: one that starts last would leave the other processes idle."""
+    """Puts modules with long tests first: one that starts last would leave the other processes idle."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)

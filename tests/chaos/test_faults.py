@@ -25,9 +25,6 @@ from tests.chaos.pubsub import DEATH, TRANSIENT, MisbehavingPubSub, misbehaving_
 from tests.chaos.schedule import Schedule
 from transforms.rows import Row
 
-# They share an emulator.
-pytestmark = pytest.mark.xdist_group("faults")
-
 PROJECT = "rehab-local"
 TOPIC = f"projects/{PROJECT}/topics/chaos"
 SUBSCRIPTION = f"projects/{PROJECT}/subscriptions/chaos"

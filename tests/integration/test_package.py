@@ -31,8 +31,7 @@ JOB = [
     "--dataset=rehab-local.rehab_tracking",
 ]
 
-# They share an installation.
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("package")]
+pytestmark = pytest.mark.long
 
 
 class Built(NamedTuple):

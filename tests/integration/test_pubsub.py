@@ -18,8 +18,7 @@ from tests.integration.servers import SERVERS
 
 WAIT_SECONDS = 60.0
 
-# They share a server.
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("pubsub")]
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module", params=SERVERS)

@@ -20,9 +20,6 @@ from benchmarks.workload import END, events_file
 from local.simulation import Scenario, simulate
 from transforms.times import to_micros
 
-# They share events and what the plain loop makes of them.
-pytestmark = pytest.mark.xdist_group("benchmarks")
-
 TABLES = ("adherence", "consents", "quality", "work_queue", "dead_letters")
 
 

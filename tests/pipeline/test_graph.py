@@ -179,9 +179,6 @@ def test_what_is_no_duplicate_in_a_bounded_run(tmp_path: Path) -> None:
 
 # --- The same events in any order, with duplicates, on either input
 
-# Those that share the events and one run over them.
-together = pytest.mark.xdist_group("twenty thousand")
-
 
 @pytest.fixture(scope="module")
 def twenty_thousand() -> list[Arrival]:
@@ -205,7 +202,6 @@ def comparable(ran: Ran, table: str) -> list[str]:
 
 
 @pytest.mark.long
-@together
 def test_twenty_thousand_events_equal_the_independent_calculation(
     twenty_thousand: list[Arrival], in_order: Ran
 ) -> None:
@@ -214,7 +210,6 @@ def test_twenty_thousand_events_equal_the_independent_calculation(
 
 
 @pytest.mark.long
-@together
 @pytest.mark.parametrize("seed", range(5))
 def test_order_duplicates_and_split_change_nothing(
     seed: int, twenty_thousand: list[Arrival], in_order: Ran, tmp_path: Path
