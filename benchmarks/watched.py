@@ -13,7 +13,7 @@ import psutil
 from local.emulators import available_pubsub, bigquery_emulator
 from local.figures import Published, account, read_metrics
 from local.places import Places, make_places
-from pipeline.processes import running
+from local.processes import running
 from pipeline.provision import provision
 from pipeline.reporting.metrics import Metrics
 

@@ -18,9 +18,9 @@ from pipeline.cloud.files import InputFile, find_files
 from pipeline.direct.cores import use_cores
 from pipeline.errors import InputFileError, OperatorError, OptionsError, refusal
 from pipeline.graph import build
+from pipeline.interruption import Interruption, Stopped
 from pipeline.options import RehabOptions, parse_options, runner_name
 from pipeline.preflight import check, watched
-from pipeline.processes import Interruption, Stopped
 from pipeline.rebuild import seek
 from pipeline.reporting.account import UNUSABLE, tell_outcome
 from pipeline.reporting.logs import logs, show_own_only
