@@ -10,11 +10,13 @@ import apache_beam as beam
 from apache_beam import coders
 
 from pipeline.cloud.files import InputFile
-from pipeline.options import RehabOptions, runner_name
+from pipeline.options import RehabOptions
+from pipeline.reading import ReadMessages
 from pipeline.rebuild import Memories, planned_rebuild
 from pipeline.reporting.meter import UNMETERED, Meter
-from pipeline.sinks.tables import WriteNudges, WriteTable
-from pipeline.sources.subscriptions import ReadMessages
+from pipeline.runners import Runner
+from pipeline.sinks.nudges import WriteNudges
+from pipeline.sinks.tables import WriteTable
 from transforms.dead_letters import DeadLetter, ToRow
 from transforms.message import Message
 from transforms.projections.adherence import Adherence
@@ -51,7 +53,7 @@ def build(
     settings, bounded = options.settings(), options.is_bounded
     rebuild = planned_rebuild(options)
     memories = Memories(options.dataset, rebuild) if options.dataset and not bounded else dict
-    shards = DIRECT_SHARDS if runner_name(options).endswith("DirectRunner") else SHARDS
+    shards = DIRECT_SHARDS if options.runs_on is Runner.DIRECT else SHARDS
 
     messages = pipeline | "Read" >> ReadMessages(options, files, meter)
 
