@@ -24,7 +24,7 @@ from local.api import make_api
 from local.emulators import EmulatorError, bigquery_emulator, pubsub_emulator
 from local.places import make_places
 from local.processes import running
-from pipeline.provision import provision
+from pipeline.operations.provisioning import provision
 
 ROOT = Path(__file__).resolve().parents[1]
 

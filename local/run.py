@@ -29,7 +29,7 @@ from local.places import PROJECT, PlaceError, Places, make_places, named_emulato
 from local.processes import running
 from pipeline.cloud import clients
 from pipeline.interruption import Interruption
-from pipeline.provision import provision
+from pipeline.operations.provisioning import provision
 from pipeline.reporting import display
 from pipeline.reporting.metrics import Metrics
 

@@ -11,10 +11,10 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.options import RehabOptions
-from pipeline.provision import TABLES
 from pipeline.runners import Runner
 from pipeline.sinks.bigquery import TableWriter
 from pipeline.sinks.lines import WriteLines
+from pipeline.tables import TABLES
 from transforms.dead_letters import WRITE_REJECTED, DeadLetter
 from transforms.message import Message
 from transforms.rows import Row, unpack_row
@@ -44,7 +44,7 @@ class WriteTable(beam.PTransform[Any, Any]):
             return rows.pipeline | "None refused" >> beam.Create([])
         timeout = options.batch_timeout_ms / 1000
         # Each table has a moment of its own, so that they do not wait for each other.
-        began = time.time() + timeout * TABLES.index(table) / len(TABLES)
+        began = time.time() + timeout * list(TABLES).index(table) / len(TABLES)
         write = WriteBatch(options.dataset, table, self._last_resort)
         return (
             rows

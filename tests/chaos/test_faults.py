@@ -13,9 +13,9 @@ from google.cloud.pubsub_v1.types import FlowControl
 
 from local.emulators import bigquery_emulator
 from pipeline.cloud.clients import bigquery, publisher, subscriber
+from pipeline.operations.provisioning import Resources, provision, table_definition
 from pipeline.options import parse_options
 from pipeline.preflight import check
-from pipeline.provision import Resources, provision, table_definition
 from pipeline.rebuild import seek
 from pipeline.sinks import bigquery as writing
 from pipeline.sinks.bigquery import TableWriter
