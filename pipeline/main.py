@@ -22,7 +22,7 @@ from pipeline.graph import build
 from pipeline.interruption import Interruption, Stopped
 from pipeline.options import RehabOptions, parse_options
 from pipeline.preflight import check, watched
-from pipeline.rebuild import seek
+from pipeline.rebuild import planned_rebuild, seek
 from pipeline.reporting.account import UNUSABLE, tell_outcome
 from pipeline.reporting.logs import logs, show_own_only
 from pipeline.reporting.meter import UNMETERED
@@ -51,11 +51,12 @@ def launch(options: RehabOptions, progress: Progress | None = None) -> PipelineR
     if options.is_bounded_here:
         use_cores(options, files)
     pipeline = _empty_pipeline(options)
-    build(pipeline, options, files, progress.meter if progress else UNMETERED)
+    rebuild = planned_rebuild(options)
+    build(pipeline, options, files, progress.meter if progress else UNMETERED, rebuild)
     if options.runs_on is Runner.DIRECT:
         check(options)
-    if options.rebuild_days:
-        seek(options)
+    if rebuild:
+        seek(options, rebuild)
     with progress.over(files) if progress else nullcontext():
         return _run(pipeline)
 

@@ -3,7 +3,6 @@
 import argparse
 import os
 import re
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -28,7 +27,6 @@ from pipeline.runners import Runner
 from transforms.policy import Policy, policy_from
 from transforms.projections.consent import CONSENT_MODES
 from transforms.projections.projector import Settings
-from transforms.times import DAY_US, MICROS
 
 _BUCKET_FOLDER = re.compile(r"gs://[a-z0-9][-_.a-z0-9]+[a-z0-9]/.*")
 
@@ -183,15 +181,17 @@ class RehabOptions(PipelineOptions):
         self._add_argparse_args(declared)
         return {name: getattr(self, name) for name in vars(declared.parse_args([]))}
 
-    def settings(self) -> Settings:
-        """What the rules need of the options. Raises OptionsError if the policy file does not work."""
-        rebuilt_since_us = int(time.time() * MICROS) - self.rebuild_days * DAY_US
+    def settings(self, rebuilt_since_us: int | None = None) -> Settings:
+        """The rules' settings; `rebuilt_since_us` is where a rebuild starts, in µs since the epoch.
+
+        Raises OptionsError if the policy file is invalid.
+        """
         return Settings(
             policy=_policy(self.policy_config),
             consent=self.consent,
             prescribed_sessions_per_week=self.prescribed_sessions_per_week,
             nudge_max_age_hours=self.nudge_max_age_hours,
-            rebuilt_since_us=rebuilt_since_us if self.rebuild_days else None,
+            rebuilt_since_us=rebuilt_since_us,
         )
 
 

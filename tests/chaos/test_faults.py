@@ -16,7 +16,7 @@ from pipeline.cloud.clients import bigquery, publisher, subscriber
 from pipeline.operations.provisioning import Resources, provision, table_definition
 from pipeline.options import parse_options
 from pipeline.preflight import check
-from pipeline.rebuild import seek
+from pipeline.rebuild import planned_rebuild, seek
 from pipeline.sinks import bigquery as writing
 from pipeline.sinks.bigquery import TableWriter
 from tests.chaos.background import Background
@@ -247,7 +247,9 @@ def test_a_transient_error_does_not_keep_a_job_from_starting(
         script.tell("refused", "refused")
         check(options)
         script.tell("refused")
-        seek(options)
+        rebuild = planned_rebuild(options)
+        assert rebuild
+        seek(options, rebuild)
     assert script.faults == {"refused": 3}
 
 
