@@ -23,8 +23,8 @@ from benchmarks.phases import SCENARIOS
 from local.api import make_api
 from local.emulators import EmulatorError, bigquery_emulator, pubsub_emulator
 from local.places import make_places
-from pipeline.processes import running
-from pipeline.provision import provision
+from local.processes import running
+from pipeline.operations.provisioning import provision
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -29,7 +29,8 @@ from apache_beam.utils.timestamp import Timestamp
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.options import RehabOptions
-from pipeline.sinks.tables import WriteNudges, WriteTable
+from pipeline.sinks.nudges import WriteNudges
+from pipeline.sinks.tables import WriteTable
 from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, ToRow
 from transforms.decoding import decode
 from transforms.deduplication import REMEMBERED_SECONDS

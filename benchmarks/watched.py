@@ -13,8 +13,8 @@ import psutil
 from local.emulators import available_pubsub, bigquery_emulator
 from local.figures import Published, account, read_metrics
 from local.places import Places, make_places
-from pipeline.processes import running
-from pipeline.provision import provision
+from local.processes import running
+from pipeline.operations.provisioning import provision
 from pipeline.reporting.metrics import Metrics
 
 _ROOT = Path(__file__).resolve().parents[1]

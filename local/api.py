@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import requests
 
 from ingest.auth import development_token, new_secret
-from pipeline.provision import Resources
+from pipeline.operations.provisioning import Resources
 
 _HOST = "127.0.0.1"
 _PORT = 4000

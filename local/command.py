@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from pipeline.processes import Interruption, Stopped
+from pipeline.interruption import Interruption, Stopped
 
 _DESCRIPTION = """\
 Runs the whole stream on this machine: starts a Pub/Sub and a BigQuery emulator, creates topics and

@@ -18,7 +18,7 @@ from google.api_core.exceptions import GoogleAPICallError
 from google.cloud.pubsub_v1 import PublisherClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 
-from pipeline.processes import running
+from local.processes import running
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 90.0

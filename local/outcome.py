@@ -13,8 +13,9 @@ from local.dashboard import Check, NudgeType, Tally
 from local.figures import Published, account
 from pipeline.reporting.display import Listing, account_sentence
 from pipeline.reporting.metrics import Metrics
+from pipeline.tables import TABLES
 
-VIEWS = ("adherence_current", "quality_current", "work_queue_current", "dead_letters_current")
+VIEWS = tuple(table.view for table in TABLES.values() if table.view)
 
 _SHOWN = 10
 # A shorter story may have nothing to alert of: most of it is older than a day, and no longer announced.

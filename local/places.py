@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from pipeline.provision import Resources
+from pipeline.operations.provisioning import Resources
 
 PROJECT = "rehab-local"
 

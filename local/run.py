@@ -20,15 +20,16 @@ from rich.live import Live
 
 from local import dashboard
 from local.api import make_api
-from local.by_hand import commands
 from local.emulators import EmulatorError, available_pubsub, bigquery_emulator
+from local.examples import commands
 from local.figures import Published, Settling, account, read_metrics, read_published
 from local.nudges import NudgeReader
 from local.outcome import ApiReport, api_report, checks, dump_views, read_outcome
 from local.places import PROJECT, PlaceError, Places, make_places, named_emulators
+from local.processes import running
 from pipeline.cloud import clients
-from pipeline.processes import Interruption, running
-from pipeline.provision import provision
+from pipeline.interruption import Interruption
+from pipeline.operations.provisioning import provision
 from pipeline.reporting import display
 from pipeline.reporting.metrics import Metrics
 

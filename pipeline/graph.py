@@ -1,20 +1,24 @@
-"""The graph: the way of an event from its subscription to the tables and the nudge topic, top to bottom.
+"""The graph: an event's path from its subscription to the tables and the nudge topic, top to bottom.
 
-Every step has an explicit name. Operators see these names, and a running job can only be updated
-while they stay: a recording of each release holds them (tests/releases).
+Every step has an explicit name. Operators see these names, and a running job can be updated only if they stay
+the same: tests/releases records them for each release.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import apache_beam as beam
 from apache_beam import coders
 
 from pipeline.cloud.files import InputFile
-from pipeline.options import RehabOptions, runner_name
-from pipeline.rebuild import Memories, planned_rebuild
+from pipeline.options import RehabOptions
+from pipeline.outputs import DeadLetters
+from pipeline.reading import ReadMessages
+from pipeline.rebuild import Memories
 from pipeline.reporting.meter import UNMETERED, Meter
-from pipeline.sinks.tables import WriteNudges, WriteTable
-from pipeline.sources.subscriptions import ReadMessages
+from pipeline.runners import Runner
+from pipeline.sinks.nudges import WriteNudges
+from pipeline.sinks.tables import WriteTable
 from transforms.dead_letters import DeadLetter, ToRow
 from transforms.message import Message
 from transforms.projections.adherence import Adherence
@@ -23,17 +27,18 @@ from transforms.projections.work_queue import WorkQueue
 from transforms.rows import Row
 from transforms.steps.chunks import EventChunk, EventChunkCoder, NudgeChunk, NudgeChunkCoder
 from transforms.steps.coders import DeadLetterCoder, MessageCoder
-from transforms.steps.projecting import NUDGES, REVIEWS, Projection
+from transforms.steps.projecting import Projection
+from transforms.steps.rebuilding import Rebuild
 from transforms.steps.tagging import tagged
-from transforms.steps.validation import DEAD_LETTERS, OUTPUTS, Validate
+from transforms.steps.validation import OUTPUTS, Validate
 
 coders.registry.register_coder(Message, MessageCoder)
 coders.registry.register_coder(EventChunk, EventChunkCoder)
 coders.registry.register_coder(NudgeChunk, NudgeChunkCoder)
 coders.registry.register_coder(DeadLetter, DeadLetterCoder)
 
-# In how many shards a bounded run moves patients: so few on one machine that each has many events at a time,
-# so many on Dataflow that the events of one fit in memory, however many there are.
+# Shuffle shards in a bounded run. Few on one machine, so that batches are large; many on Dataflow, so that a
+# shard fits in memory.
 DIRECT_SHARDS = 512
 SHARDS = 2**24
 
@@ -43,47 +48,51 @@ def build(
     options: RehabOptions,
     files: Sequence[InputFile] = (),
     meter: Meter = UNMETERED,
+    rebuild: Rebuild | None = None,
 ) -> None:
-    """Adds every step to the pipeline, as checked options say.
+    """Adds every step to the pipeline; the options must have been checked.
 
-    `files` are what a bounded run reads, `meter` is told its progress.
+    A bounded run reads `files` and reports its progress to `meter`. `rebuild` is the plan of a job that
+    rebuilds its state from the events that Pub/Sub retains.
     """
-    settings, bounded = options.settings(), options.is_bounded
-    rebuild = planned_rebuild(options)
-    memories = Memories(options.dataset, rebuild) if options.dataset and not bounded else dict
-    shards = DIRECT_SHARDS if runner_name(options).endswith("DirectRunner") else SHARDS
-
-    messages = pipeline | "Read" >> ReadMessages(options, files, meter)
-
-    valid = messages | "Validate" >> tagged(Validate(), OUTPUTS)
-
-    adherence = (valid.adherence,) | "Adherence" >> Projection(
-        Adherence(settings), bounded, rebuild, memories, shards=shards, meter=meter
-    )
-    quality = (valid.quality,) | "Quality" >> Projection(
-        Quality(settings), bounded, rebuild, memories, shards=shards, meter=meter
-    )
-    findings = (adherence[REVIEWS], quality[REVIEWS])
-    work_queue = (valid.work_queue, *findings) | "Work queue" >> Projection(
-        WorkQueue(settings),
-        bounded,
-        rebuild and rebuild.after_findings(),
-        memories,
-        shards=shards,
+    settings = options.settings(rebuilt_since_us=rebuild.since_us if rebuild else None)
+    dead_letters = DeadLetters()
+    projection = partial(
+        Projection,
+        bounded=options.is_bounded,
+        memories=Memories(options.dataset, rebuild) if options.dataset and not options.is_bounded else dict,
+        shards=DIRECT_SHARDS if options.runs_on is Runner.DIRECT else SHARDS,
         meter=meter,
     )
 
+    messages = pipeline | "Read" >> ReadMessages(options, files, meter)
+
+    valid = dead_letters.validated(messages | "Validate" >> tagged(Validate(), OUTPUTS))
+
+    adherence = dead_letters.projected(
+        (valid.adherence,) | "Adherence" >> projection(Adherence(settings), rebuild=rebuild)
+    )
+    quality = dead_letters.projected(
+        (valid.quality,) | "Quality" >> projection(Quality(settings), rebuild=rebuild)
+    )
+    to_work_queue = (valid.work_queue, adherence.findings, quality.findings)
+    after_findings = rebuild.after_findings() if rebuild else None
+    work_queue = dead_letters.projected(
+        to_work_queue | "Work queue" >> projection(WorkQueue(settings), rebuild=after_findings)
+    )
+
     projections = {"adherence": adherence, "quality": quality, "work_queue": work_queue}
-    nudges = {name: projection[NUDGES] for name, projection in projections.items()}
+    nudges = {name: projected.nudges for name, projected in projections.items()}
     nudges | "Write nudges" >> WriteNudges(options)
 
-    refused = [
-        adherence.adherence | "Write adherence" >> WriteTable("adherence", options),
-        adherence.consents | "Write consents" >> WriteTable("consents", options),
-        quality.quality | "Write quality" >> WriteTable("quality", options),
-        work_queue.work_queue | "Write work_queue" >> WriteTable("work_queue", options),
-    ]
-    unusable = (valid[DEAD_LETTERS], adherence[DEAD_LETTERS], quality[DEAD_LETTERS], work_queue[DEAD_LETTERS])
-    letters = (*unusable, *refused) | "Dead letters" >> beam.Flatten()
+    for projected, table in (
+        (adherence, "adherence"),
+        (adherence, "consents"),
+        (quality, "quality"),
+        (work_queue, "work_queue"),
+    ):
+        dead_letters.add(projected.rows(table) | f"Write {table}" >> WriteTable(table, options))
+
+    letters = dead_letters.all() | "Dead letters" >> beam.Flatten()
     rows = letters | "To rows" >> beam.ParDo(ToRow(options.job_name)).with_output_types(Row)
     rows | "Write dead_letters" >> WriteTable("dead_letters", options, last_resort=True)

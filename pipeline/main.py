@@ -16,18 +16,19 @@ from google.auth.exceptions import GoogleAuthError
 
 from pipeline.cloud.files import InputFile, find_files
 from pipeline.direct.cores import use_cores
+from pipeline.engines import runner_for
 from pipeline.errors import InputFileError, OperatorError, OptionsError, refusal
 from pipeline.graph import build
-from pipeline.options import RehabOptions, parse_options, runner_name
+from pipeline.interruption import Interruption, Stopped
+from pipeline.options import RehabOptions, parse_options
 from pipeline.preflight import check, watched
-from pipeline.processes import Interruption, Stopped
-from pipeline.rebuild import seek
+from pipeline.rebuild import planned_rebuild, seek
 from pipeline.reporting.account import UNUSABLE, tell_outcome
 from pipeline.reporting.logs import logs, show_own_only
 from pipeline.reporting.meter import UNMETERED
 from pipeline.reporting.metrics_file import MetricsFile
 from pipeline.reporting.progress import Progress
-from pipeline.runners import runner_for
+from pipeline.runners import Runner
 from pipeline.sinks.results import refuse_results, results_folder
 
 _STOPPED = "Stopped; what was not finished will be delivered again."
@@ -50,11 +51,12 @@ def launch(options: RehabOptions, progress: Progress | None = None) -> PipelineR
     if options.is_bounded_here:
         use_cores(options, files)
     pipeline = _empty_pipeline(options)
-    build(pipeline, options, files, progress.meter if progress else UNMETERED)
-    if runner_name(options).endswith("DirectRunner"):
+    rebuild = planned_rebuild(options)
+    build(pipeline, options, files, progress.meter if progress else UNMETERED, rebuild)
+    if options.runs_on is Runner.DIRECT:
         check(options)
-    if options.rebuild_days:
-        seek(options)
+    if rebuild:
+        seek(options, rebuild)
     with progress.over(files) if progress else nullcontext():
         return _run(pipeline)
 
@@ -110,7 +112,7 @@ def _execute(
     progress: Progress | None = None,
 ) -> PipelineResult:
     with ExitStack() as stack:
-        is_direct = runner_name(options).endswith("DirectRunner")
+        is_direct = options.runs_on is Runner.DIRECT
         if options.output_dir and is_direct:
             folder = results_folder(options.output_dir, options.overwrite, held)
             options.output_dir = stack.enter_context(folder)

@@ -3,7 +3,6 @@
 import argparse
 import os
 import re
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -24,10 +23,10 @@ from apache_beam.options.pipeline_options import (
 from pipeline.cloud.files import usable_path
 from pipeline.errors import OptionsError as OptionsError
 from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
+from pipeline.runners import Runner
 from transforms.policy import Policy, policy_from
 from transforms.projections.consent import CONSENT_MODES
 from transforms.projections.projector import Settings
-from transforms.times import DAY_US, MICROS
 
 _BUCKET_FOLDER = re.compile(r"gs://[a-z0-9][-_.a-z0-9]+[a-z0-9]/.*")
 
@@ -142,9 +141,19 @@ class RehabOptions(PipelineOptions):
         return bool(self.input_files)
 
     @property
+    def runner_name(self) -> str:
+        """The runner's name as the command line states it; DirectRunner if it does not."""
+        return str(self.view_as(StandardOptions).runner or "DirectRunner")
+
+    @property
+    def runs_on(self) -> Runner:
+        """The kind of runner that executes the graph."""
+        return Runner.named(self.runner_name)
+
+    @property
     def is_bounded_here(self) -> bool:
         """Whether the run ends with its input, and does so in this process."""
-        return self.is_bounded and runner_name(self).endswith("DirectRunner")
+        return self.is_bounded and self.runs_on is Runner.DIRECT
 
     def states(self, *names: str) -> bool:
         """Whether the command line has one of these options, of Beam's or of the pipeline's own."""
@@ -172,15 +181,17 @@ class RehabOptions(PipelineOptions):
         self._add_argparse_args(declared)
         return {name: getattr(self, name) for name in vars(declared.parse_args([]))}
 
-    def settings(self) -> Settings:
-        """What the rules need of the options. Raises OptionsError if the policy file does not work."""
-        rebuilt_since_us = int(time.time() * MICROS) - self.rebuild_days * DAY_US
+    def settings(self, rebuilt_since_us: int | None = None) -> Settings:
+        """The rules' settings; `rebuilt_since_us` is where a rebuild starts, in µs since the epoch.
+
+        Raises OptionsError if the policy file is invalid.
+        """
         return Settings(
             policy=_policy(self.policy_config),
             consent=self.consent,
             prescribed_sessions_per_week=self.prescribed_sessions_per_week,
             nudge_max_age_hours=self.nudge_max_age_hours,
-            rebuilt_since_us=rebuilt_since_us if self.rebuild_days else None,
+            rebuilt_since_us=rebuilt_since_us,
         )
 
 
@@ -226,19 +237,14 @@ def _set_parallelism(options: RehabOptions) -> None:
 
 def _keep_samples_out(options: RehabOptions) -> None:
     """Dataflow would copy what a step failed on, a patient's data, to the bucket for temporary files."""
-    if runner_name(options).endswith("DataflowRunner"):
+    if options.runs_on is Runner.DATAFLOW:
         options.view_as(DebugOptions).add_experiment("disable_always_on_exception_sampling")
 
 
 def _set_container_image(options: RehabOptions) -> None:
     worker = options.view_as(WorkerOptions)
-    if runner_name(options).endswith("DataflowRunner") and not worker.sdk_container_image:
+    if options.runs_on is Runner.DATAFLOW and not worker.sdk_container_image:
         worker.sdk_container_image = os.environ.get(IMAGE_VARIABLE)
-
-
-def runner_name(options: PipelineOptions) -> str:
-    """The runner's name as the user gave it, DirectRunner if not at all."""
-    return str(options.view_as(StandardOptions).runner or "DirectRunner")
 
 
 def _problems(options: RehabOptions) -> Iterator[str]:
@@ -313,18 +319,17 @@ def _value_problems(options: RehabOptions) -> Iterator[str]:
 
 
 def _runner_problems(options: RehabOptions) -> Iterator[str]:
-    runner = runner_name(options)
     if options.view_as(DebugOptions).number_of_worker_harness_threads not in (None, options.processors):
         yield "--number_of_worker_harness_threads is set by --processors."
     if options.rebuild_days and options.view_as(GoogleCloudOptions).update:
         yield "--rebuild_days cannot go with --update: with the state kept, events would count twice."
     if options.rebuild_days and options.view_as(TestOptions).dry_run:
         yield "--rebuild_days cannot go with --dry_run: the subscriptions would really be sought back."
-    if options.metrics_file and not runner.endswith("DirectRunner"):
+    if options.metrics_file and options.runs_on is not Runner.DIRECT:
         yield "--metrics_file needs the DirectRunner: other runners have metrics services of their own."
-    if options.overwrite and not runner.endswith("DirectRunner"):
+    if options.overwrite and options.runs_on is not Runner.DIRECT:
         yield "--overwrite needs the DirectRunner: elsewhere results would go before new ones come."
-    if runner.endswith("DataflowRunner"):
+    if options.runs_on is Runner.DATAFLOW:
         yield from _dataflow_problems(options)
 
 

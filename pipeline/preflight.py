@@ -13,7 +13,7 @@ from pipeline.cloud.clients import PUBSUB_TRANSIENT, bigquery, publisher, subscr
 from pipeline.cloud.outages import OUTAGES, Call
 from pipeline.errors import OperatorError
 from pipeline.options import RehabOptions
-from pipeline.provision import TABLES
+from pipeline.tables import TABLES
 
 # Long enough for a server that starts again, short enough for whoever waits at the prompt.
 _SECONDS = 20.0

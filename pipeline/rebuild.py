@@ -49,19 +49,21 @@ _lock = threading.Lock()
 
 
 def planned_rebuild(options: RehabOptions) -> Rebuild | None:
-    """The rebuild that checked options ask for, as of now."""
+    """The rebuild that the options ask for, as of now; None if they ask for none.
+
+    Call it once, at launch: the graph, the rules and the seek must agree on its times.
+    """
     if not options.rebuild_days:
         return None
     now_us = int(time.time() * MICROS)
     return Rebuild(now_us - options.rebuild_days * DAY_US, now_us)
 
 
-def seek(options: RehabOptions) -> None:
-    """Seeks the subscriptions back so many days as checked options say."""
-    since_us = int(time.time() * MICROS) - options.rebuild_days * DAY_US
+def seek(options: RehabOptions, rebuild: Rebuild) -> None:
+    """Seeks the subscriptions back to the beginning of the rebuild."""
     for role, subscription in options.subscriptions.items():
         subscriber().seek(
-            request={"subscription": subscription, "time": to_rfc3339(since_us)}, retry=_SEEK_RETRY
+            request={"subscription": subscription, "time": to_rfc3339(rebuild.since_us)}, retry=_SEEK_RETRY
         )
         _LOGGER.info("%s subscription sought back %d days", role, options.rebuild_days)
 

@@ -1,25 +1,18 @@
-"""Which runner executes the graph."""
+"""The runners that the job treats differently."""
 
-from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
-from apache_beam.runners.runner import PipelineRunner, create_runner
-
-from pipeline.options import RehabOptions, runner_name
+from enum import Enum, auto
 
 
-def runner_for(options: RehabOptions) -> PipelineRunner:
-    """The runner that the options name.
+class Runner(Enum):
+    """Which kind of runner executes the graph."""
 
-    Beam's own "DirectRunner" chooses between two engines, after it has tried to download a third. Here the
-    choice is made at once: the fast engine for a bounded run, the one that can stream for a stream.
-    """
-    name = runner_name(options)
-    if not name.endswith("DirectRunner"):
-        return create_runner(name)
-    if options.is_bounded:
-        # Imported here because it is tied to one version of Beam, which other runners need not be.
-        from pipeline.direct.workers import worker_environment
+    DIRECT = auto()
+    DATAFLOW = auto()
+    OTHER = auto()
 
-        return FnApiRunner(worker_environment(options))
-    from pipeline.direct.runner import StreamingDirectRunner
-
-    return StreamingDirectRunner()
+    @classmethod
+    def named(cls, name: str) -> "Runner":
+        """The kind of the runner that `--runner` names; Beam also takes the full path of a class."""
+        if name.endswith("DirectRunner"):
+            return cls.DIRECT
+        return cls.DATAFLOW if name.endswith("DataflowRunner") else cls.OTHER

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from pipeline.provision import TABLES
 from pipeline.reporting.metrics import BROADWAY, LATENCY, POLICY
+from pipeline.tables import TABLES
 from transforms.events import KINDS
 from transforms.policy import RULES
 from transforms.reasons import REASONS
@@ -34,15 +34,15 @@ COUNTERS = (
     Family(BROADWAY + "event.too_late"),
     Family(BROADWAY + "event.unknown"),
     Family(BROADWAY + "event.dead_letter", "reason", REASONS),
-    Family(BROADWAY + "row.projected", "table", TABLES),
-    Family(BROADWAY + "batch.processed", "table", TABLES),
+    Family(BROADWAY + "row.projected", "table", tuple(TABLES)),
+    Family(BROADWAY + "batch.processed", "table", tuple(TABLES)),
     *(
         Family(f"{POLICY}{kind}.generated", "type", _types(kind))
         for kind in ("nudge", "alert", "feedback", "emergency")
     ),
 )
 DISTRIBUTIONS = (
-    Family(BROADWAY + "batch.size", "table", TABLES),
+    Family(BROADWAY + "batch.size", "table", tuple(TABLES)),
     Family(BROADWAY + "write_ms"),
     Family(BROADWAY + "event_to_write_ms"),
 )

@@ -7,7 +7,7 @@ from apache_beam.options.pipeline_options import DirectOptions
 
 from pipeline.cloud.files import InputFile
 from pipeline.options import RehabOptions
-from pipeline.sources.subscriptions import file_parts
+from pipeline.sources.lines import file_parts
 
 # A process takes seconds to start: a second one should save more than that, which it does not below 80 MB.
 BYTES_PER_PROCESS = 60_000_000

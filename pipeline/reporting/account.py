@@ -12,7 +12,6 @@ from rich.console import RenderableType
 from rich.filesize import decimal
 
 from pipeline.cloud.files import usable_path
-from pipeline.provision import TABLES
 from pipeline.reporting.display import (
     Cells,
     Listed,
@@ -28,6 +27,7 @@ from pipeline.reporting.metrics import Account, Metrics
 from pipeline.reporting.metrics_file import snapshot
 from pipeline.reporting.progress import Progress
 from pipeline.sinks.results import result_paths
+from pipeline.tables import TABLES
 
 # The exit status of a run whose dead letters are to be a failure.
 UNUSABLE = 3

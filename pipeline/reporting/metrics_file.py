@@ -15,8 +15,8 @@ from apache_beam.runners.runner import PipelineResult
 
 from pipeline.cloud.outages import OUTAGES
 from pipeline.errors import OperatorError
+from pipeline.interruption import Stopped
 from pipeline.options import RehabOptions
-from pipeline.processes import Stopped
 from transforms.steps.telemetry import BROADWAY, POLICY
 from transforms.times import MICROS, to_rfc3339
 

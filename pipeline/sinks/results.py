@@ -13,8 +13,8 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipeline.cloud.files import CLOUD, cloud_storage, objects_under, usable_path
 from pipeline.errors import OptionsError
-from pipeline.processes import Stopped
-from pipeline.provision import TABLES
+from pipeline.interruption import Stopped
+from pipeline.tables import TABLES
 
 # A run writes at least one file of each, so that a reader's pattern always matches.
 NAMES = (*TABLES, "nudges-adherence", "nudges-quality", "nudges-work_queue")

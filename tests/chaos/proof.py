@@ -28,7 +28,7 @@ from google.pubsub_v1.types import Subscription
 
 from local.emulators import bigquery_emulator
 from pipeline.cloud.clients import publisher, subscriber
-from pipeline.provision import Resources, provision
+from pipeline.operations.provisioning import Resources, provision
 from tests.chaos.background import Background, background
 from tests.chaos.bigquery import MisbehavingBigQuery, misbehaving_bigquery
 from tests.chaos.nudges import POLICY, judge

@@ -13,10 +13,10 @@ from google.cloud.pubsub_v1.types import FlowControl
 
 from local.emulators import bigquery_emulator
 from pipeline.cloud.clients import bigquery, publisher, subscriber
+from pipeline.operations.provisioning import Resources, provision, table_definition
 from pipeline.options import parse_options
 from pipeline.preflight import check
-from pipeline.provision import Resources, provision, table_definition
-from pipeline.rebuild import seek
+from pipeline.rebuild import planned_rebuild, seek
 from pipeline.sinks import bigquery as writing
 from pipeline.sinks.bigquery import TableWriter
 from tests.chaos.background import Background
@@ -244,7 +244,9 @@ def test_a_transient_error_does_not_keep_a_job_from_starting(
         script.tell("refused", "refused")
         check(options)
         script.tell("refused")
-        seek(options)
+        rebuild = planned_rebuild(options)
+        assert rebuild
+        seek(options, rebuild)
     assert script.faults == {"refused": 3}
 
 

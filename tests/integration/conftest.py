@@ -12,7 +12,7 @@ import pytest
 
 from local.emulators import available_pubsub, bigquery_emulator
 from pipeline.cloud.clients import bigquery, publisher, subscriber
-from pipeline.provision import Resources, provision, provision_dataset, provision_pubsub
+from pipeline.operations.provisioning import Resources, provision, provision_dataset, provision_pubsub
 from tests.integration.api import KEY, Api
 from tests.integration.streaming import PATIENT, SECRET, Job
 

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from pipeline.cloud.clients import bigquery, publisher, subscriber
-from pipeline.provision import Resources
+from pipeline.operations.provisioning import Resources
 from tests.oracle import KEYS, Arrival, Options, assert_rows_equal, expected
 from tests.strategies import WINDOW_END
 

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from pipeline.cloud.clients import subscriber
-from pipeline.provision import Resources
+from pipeline.operations.provisioning import Resources
 from tests.integration.api import Api, bearer, eventually, token
 from tests.integration.streaming import PATIENT, SECRET, Job, check_views, event, sessions, view
 from transforms.message import MAX_MESSAGE_BYTES, PUBLISH_ID_ATTRIBUTE

@@ -18,7 +18,7 @@ from google.pubsub_v1.types import Subscription
 
 from local.pubsub import PubSub, Server
 from pipeline.cloud.clients import publisher, subscriber
-from pipeline.provision import Resources
+from pipeline.operations.provisioning import Resources
 from tests.chaos.background import background
 from tests.integration.api import KEY, Api, bearer, eventually, token
 from tests.integration.conftest import end

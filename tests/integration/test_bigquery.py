@@ -19,7 +19,7 @@ from google.auth.exceptions import GoogleAuthError
 
 from local.emulators import bigquery_emulator
 from pipeline.cloud.clients import bigquery
-from pipeline.provision import Resources, provision, table_definition
+from pipeline.operations.provisioning import Resources, provision, table_definition
 from pipeline.sinks.bigquery import Rejection, TableWriter
 from pipeline.sinks.tables import WriteBatch
 from tests.integration.conftest import PROJECT

@@ -22,12 +22,8 @@ from apache_beam.utils.timestamp import Timestamp
 from google.api_core.exceptions import DeadlineExceeded
 
 from pipeline.cloud.clients import publisher, subscriber
-from pipeline.direct.runner import (
-    MAX_MESSAGES,
-    ReadFromPubSubDirect,
-    StreamingDirectRunner,
-    SubscriptionError,
-)
+from pipeline.direct.runner import StreamingDirectRunner
+from pipeline.direct.subscription import MAX_MESSAGES, ReadFromPubSubDirect, SubscriptionError
 from tests.integration.conftest import PROJECT
 from transforms.message import Message
 
@@ -393,7 +389,7 @@ class Print(beam.DoFn):
 def read_and_print(short: str, long: str) -> None:
     """What the process of `reader` does."""
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("pipeline.direct.runner").setLevel(logging.DEBUG)
+    logging.getLogger("pipeline.direct.subscription").setLevel(logging.DEBUG)
     pipeline = beam.Pipeline(runner=StreamingDirectRunner(), options=PipelineOptions(["--streaming"]))
     for name, path, hold_seconds in (("short", short, HOLD_SECONDS), ("long", long, 3600)):
         (

@@ -111,7 +111,8 @@ def test_the_installed_package_builds_the_dataflow_job(installed: Path) -> None:
 def test_the_installed_package_brings_its_files(installed: Path, tmp_path: Path) -> None:
     run([installed, "-m", "pipeline.template", "registry/pipeline:0.1.0"], cwd=tmp_path)
     show = (
-        "from pipeline.provision import TABLES, table_definition\n"
+        "from pipeline.operations.provisioning import table_definition\n"
+        "from pipeline.tables import TABLES\n"
         "for table in TABLES: print(len(table_definition('rehab-local.rehab_tracking', table).schema))"
     )
     assert all(int(columns) > 3 for columns in run([installed, "-c", show], cwd=tmp_path).split())

@@ -10,7 +10,7 @@ import pytest
 from google.cloud.bigquery import SchemaField
 
 from pipeline.cloud.clients import bigquery
-from pipeline.provision import Resources, table_definition
+from pipeline.operations.provisioning import Resources, table_definition
 from pipeline.replay import main
 from pipeline.sinks.bigquery import TableWriter
 from tests.integration.conftest import PROJECT

@@ -12,7 +12,7 @@ import pytest
 from google.pubsub_v1.types import PubsubMessage
 
 from pipeline.cloud.clients import subscriber
-from pipeline.provision import Resources
+from pipeline.operations.provisioning import Resources
 from tests.integration.conftest import PROJECT
 from transforms.message import PUBLISH_ID_ATTRIBUTE
 

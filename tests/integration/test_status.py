@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from local.emulators import bigquery_emulator
 from pipeline.cloud.clients import bigquery, subscriber
-from pipeline.provision import Resources, provision
+from pipeline.operations.provisioning import Resources, provision
 from tests.integration.api import Api, bearer, token
 from tests.integration.conftest import PROJECT
 from tests.integration.streaming import PATIENT, WAIT_SECONDS, Job, encoded, event, publish, sessions

@@ -17,8 +17,8 @@ from ingest.status.monitor import Seen
 from ingest.status.source import SourceError
 from pipeline.cloud.clients import subscriber
 from pipeline.main import launch
+from pipeline.operations.provisioning import Resources
 from pipeline.options import parse_options
-from pipeline.provision import Resources
 from tests.integration.google_apis import GoogleApis, counted, distributed, serving
 
 JOB = "2026-11-24_00_00_00-1234567890"

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from pipeline.provision import Resources
+from pipeline.operations.provisioning import Resources
 from tests.integration.streaming import (
     PATIENT,
     Job,

@@ -12,7 +12,7 @@ from google.cloud.bigquery import SchemaField
 
 from local.emulators import bigquery_emulator
 from pipeline.cloud.clients import bigquery, publisher
-from pipeline.provision import Resources, provision, table_definition
+from pipeline.operations.provisioning import Resources, provision, table_definition
 from tests.integration.conftest import PROJECT
 from tests.integration.streaming import (
     PATIENT,

@@ -11,7 +11,7 @@ import pytest
 from google.pubsub_v1.types import Subscription
 
 from pipeline.cloud.clients import bigquery, subscriber
-from pipeline.provision import Resources
+from pipeline.operations.provisioning import Resources
 from tests.integration.conftest import PROJECT
 from tests.integration.streaming import (
     WAIT_SECONDS,

@@ -11,15 +11,18 @@ from typing import Any
 import apache_beam as beam
 import orjson
 import pytest
+from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that, equal_to
 
+from pipeline.graph import build
 from pipeline.main import main
+from pipeline.options import parse_options
 from tests.fuzzing import fuzzed
 from tests.oracle import Arrival, Options, assert_nudges_equal, assert_rows_equal, current_rows, expected
 from tests.strategies import arrival_orders, random_arrivals
-from transforms.dead_letters import REASONS
+from transforms.dead_letters import REASONS, DeadLetter
 from transforms.events import KINDS
 from transforms.message import Message
 from transforms.steps.chunks import EventChunk
@@ -258,6 +261,39 @@ def test_ten_thousand_fuzzed_lines_are_all_accounted_for(tmp_path: Path) -> None
 
 
 # --- The tagged outputs of validation
+
+
+class Leaves(PipelineVisitor):
+    """The steps of a pipeline that consist of no others, by name."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, AppliedPTransform] = {}
+
+    def visit_transform(self, transform_node: AppliedPTransform) -> None:
+        self.steps[transform_node.full_label] = transform_node
+
+
+def can_fail(step: AppliedPTransform) -> bool:
+    tags = getattr(step.transform, "output_tags", ())
+    return DEAD_LETTERS in tags or any(each.element_type is DeadLetter for each in step.outputs.values())
+
+
+def test_the_dead_letters_of_every_step_reach_their_table() -> None:
+    options = parse_options(
+        [
+            "--primary_subscription=projects/rehab-local/subscriptions/primary",
+            "--nudge_topic=projects/rehab-local/topics/nudges",
+            "--dataset=rehab-local.rehab_tracking",
+        ]
+    )
+    pipeline, leaves = beam.Pipeline(), Leaves()
+    build(pipeline, options)
+    pipeline.visit(leaves)
+    collected = {letters.producer.full_label for letters in leaves.steps.pop("Dead letters").inputs}
+    failing = {name for name, step in leaves.steps.items() if can_fail(step)}
+    # The last resort: what BigQuery refuses of it fails the job.
+    assert failing - collected == {"Write dead_letters/Write"}
+    assert len(collected) == 8
 
 
 def test_validation_has_an_output_for_every_route_and_for_dead_letters() -> None:

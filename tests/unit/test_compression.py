@@ -13,7 +13,7 @@ from zstandard import ZstdCompressor
 from pipeline.cloud.files import InputFile
 from pipeline.errors import InputFileError
 from pipeline.sources.compression import is_compressed
-from pipeline.sources.subscriptions import ReadLines, file_parts
+from pipeline.sources.lines import ReadLines, file_parts
 
 LINES = [b'{"number": %d, "noise": "%s"}' % (n, str(n**9).encode()) for n in range(3000)]
 CONTENT = b"\n".join(LINES) + b"\n"

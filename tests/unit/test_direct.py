@@ -24,7 +24,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline.direct.runner
-from pipeline.direct.runner import DueKeys, HoldLedger, StreamingDirectRunner, _explanation, _KeyedStates
+from pipeline.direct.runner import StreamingDirectRunner
+from pipeline.direct.state import DueKeys, KeyedStates
+from pipeline.direct.subscription import HoldLedger, _explanation
 
 # What of Beam 2.77 the module was written against. When Beam is updated, read what changed in these
 # files, adapt the module, run its integration tests, measure again; then state the new digests.
@@ -136,7 +138,7 @@ def test_due_keys_are_those_with_a_timer_that_is_due(steps: list[tuple[str, int,
 
 
 def test_a_key_without_state_and_timers_is_forgotten() -> None:
-    states = _KeyedStates()
+    states = KeyedStates()
     state, tag = DirectUnmergedState(), _ReadModifyWriteStateTag("tag")
     state.add_state(GlobalWindow(), tag, [b"value"])
     states[b"key"] = state
@@ -153,7 +155,7 @@ def test_a_key_without_state_and_timers_is_forgotten() -> None:
 
 
 def test_the_size_of_state_is_that_of_its_values() -> None:
-    states = _KeyedStates()
+    states = KeyedStates()
     for key, value in ((b"a", b"value"), (b"b", b"other"), (b"a", b"longer value")):
         state = DirectUnmergedState()
         state.add_state(GlobalWindow(), _ReadModifyWriteStateTag("tag"), [value])

@@ -15,8 +15,8 @@ from local.simulate import parse_arguments
 from local.simulate import run as simulate
 from pipeline.main import launch
 from pipeline.options import RehabOptions, parse_options
-from pipeline.provision import TABLES
 from pipeline.reporting.metrics_file import snapshot
+from pipeline.tables import TABLES
 from tests.support.pages import ROOT, blocks, first_cells, inline_code, pages, section, shell_lines
 from transforms.dead_letters import REASONS
 from transforms.events import KINDS, parse_event

@@ -12,7 +12,7 @@ SECONDS = 60
 
 PROGRAM = """
 import signal
-from pipeline.processes import Interruption, Stopped
+from pipeline.interruption import Interruption, Stopped
 
 Interruption()
 try:

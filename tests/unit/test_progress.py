@@ -15,7 +15,7 @@ from pipeline.cloud.files import InputFile
 from pipeline.direct.cores import processes, use_cores
 from pipeline.options import parse_options
 from pipeline.reporting.meter import UNMETERED, Measured, Meter, measured
-from pipeline.sources.subscriptions import ReadLines, file_parts
+from pipeline.sources.lines import ReadLines, file_parts
 
 MB = 1_000_000
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.replay import ReplayError, main, parse_arguments, replay_attributes
+from pipeline.operations.replaying import ReplayError, replay_attributes
+from pipeline.replay import main, parse_arguments
 from transforms.dead_letters import DeadLetter, dead_letter_row, failed_in_projection
 from transforms.events import parse_event
 from transforms.message import Message

@@ -1,12 +1,15 @@
 """The table and view files: what the contract lists, in a form that BigQuery takes."""
 
 import json
+import re
 from importlib.resources import files
 from typing import Any
 
 import pytest
 
-from pipeline.provision import TABLES
+from pipeline.tables import TABLES, Table
+
+WITH_VIEW = [table for table in TABLES.values() if table.view]
 
 VERSIONED = {
     "visible": "BOOLEAN",
@@ -95,7 +98,7 @@ def stated(table: str) -> dict[str, Any]:
 
 def test_there_is_a_definition_for_every_table_and_no_other_file() -> None:
     names = {entry.name for entry in files("templates").joinpath("bigquery").iterdir() if entry.is_file()}
-    views = {f"{table}_current.sql" for table in TABLES if table != "consents"}
+    views = {f"{table.view}.sql" for table in TABLES.values() if table.view}
     assert names == {f"{table}.json" for table in TABLES} | views
 
 
@@ -130,6 +133,22 @@ def test_form_issues_are_repeated_pairs() -> None:
     ]
 
 
-@pytest.mark.parametrize("table", [table for table in TABLES if table != "consents"])
-def test_a_view_reads_its_table_in_the_dataset_it_is_made_in(table: str) -> None:
-    assert f"`{{dataset}}.{table}`" in read(f"{table}_current.sql")
+@pytest.mark.parametrize(
+    "table", [table for table in TABLES.values() if table.view], ids=lambda table: table.name
+)
+def test_a_view_reads_its_table_in_the_dataset_it_is_made_in(table: Table) -> None:
+    assert f"`{{dataset}}.{table.name}`" in read(f"{table.view}.sql")
+
+
+@pytest.mark.parametrize(
+    "table", [table for table in TABLES.values() if table.view], ids=lambda table: table.name
+)
+def test_a_view_shows_one_row_for_each_key(table: Table) -> None:
+    partitions = re.findall(r"PARTITION BY (.+?) ORDER BY", read(f"{table.view}.sql"))
+    assert partitions[0] == ", ".join(table.key)
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
+def test_a_key_is_made_of_columns_that_every_row_has(table: Table) -> None:
+    modes = {field["name"]: field["mode"] for field in stated(table.name)["schema"]}
+    assert {modes[column] for column in table.key} == {"REQUIRED"}

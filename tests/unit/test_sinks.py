@@ -2,7 +2,7 @@
 
 from google.pubsub_v1.types import PubsubMessage
 
-from pipeline.sinks.tables import nudge_messages
+from pipeline.sinks.nudges import nudge_messages
 from transforms.policy import Nudge
 from transforms.steps.chunks import NudgeChunk
 

@@ -12,8 +12,8 @@ from apache_beam.transforms.window import TimestampedValue
 from google.pubsub_v1.types import PubsubMessage
 
 from pipeline.cloud.files import InputFile
-from pipeline.sources import subscriptions as sources
-from pipeline.sources.subscriptions import ReadLines, file_parts
+from pipeline.sources import lines, subscriptions
+from pipeline.sources.lines import ReadLines, file_parts
 from transforms.message import Message
 from transforms.times import to_micros
 
@@ -34,7 +34,7 @@ def read(path: Path, *parts: tuple[int, int]) -> list[bytes]:
 def test_each_line_comes_once_wherever_the_parts_meet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, end: bytes
 ) -> None:
-    monkeypatch.setattr(sources, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", block)
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b"\n".join(LINES) + end)
     size = path.stat().st_size
@@ -55,7 +55,7 @@ def test_a_compressed_file_is_one_part(tmp_path: Path) -> None:
 def test_a_byte_order_mark_belongs_to_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, suffix: str
 ) -> None:
-    monkeypatch.setattr(sources, "_BLOCK_BYTES", block)
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", block)
     path = tmp_path / f"lines.jsonl{suffix}"
     # Only the first one is the file's: within it is what it is in any text.
     content = b"\xef\xbb\xbf{}\n\xef\xbb\xbf{}\n"
@@ -67,9 +67,9 @@ def test_a_byte_order_mark_belongs_to_the_file(
 
 
 def test_messages_go_on_together_as_old_as_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_GATHERED_MESSAGES", 3)
-    monkeypatch.setattr(sources, "_GATHERED_BYTES", 10)
-    gather = sources._GatherMessages()
+    monkeypatch.setattr(subscriptions, "_GATHERED_MESSAGES", 3)
+    monkeypatch.setattr(subscriptions, "_GATHERED_BYTES", 10)
+    gather = subscriptions.GatherMessages()
     gather.start_bundle()
     sizes = [1, 1, 1, 4, 7, 20, 1]
     gathered = [
@@ -98,8 +98,8 @@ def test_a_message_without_publish_time_has_the_timestamp_of_its_element() -> No
             pipeline
             | beam.Create(encoded)
             | beam.Map(lambda message: TimestampedValue(message, 7))
-            | sources._giving_chunks(sources._ToMessages("s"))
-            | beam.ParDo(sources._Date())
+            | subscriptions.giving_chunks(subscriptions._ToMessages("s"))
+            | beam.ParDo(subscriptions._Date())
             | beam.FlatMap(lambda chunk: chunk)
         )
         first = Message(b"1", {"k": "v"}, "s", "m1", to_micros(stamp))

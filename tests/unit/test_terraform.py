@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import hcl2
 import pytest
 
-from pipeline import provision
+from pipeline.operations import provisioning
 from pipeline.options import RehabOptions, parse_options
+from pipeline.tables import TABLES
 from transforms.dead_letters import REASONS
 from transforms.events import KINDS
 from transforms.steps.telemetry import LATENCY_BOUNDS_MS
@@ -89,7 +90,7 @@ def resource(kind: str, name: str) -> dict[str, Any]:
 def test_the_topics_are_those_of_the_job_and_keep_events_as_long() -> None:
     assert resource("google_pubsub_topic", "topics")["name"] == "rehab-${each.key}"
     assert resource("google_pubsub_topic", "topics")["message_retention_duration"] == "${each.value}"
-    assert LOCALS["retention"] == f"{int(provision.RETENTION.total_seconds())}s"
+    assert LOCALS["retention"] == f"{int(provisioning.RETENTION.total_seconds())}s"
     kept = dict.fromkeys(("events-primary", "events-secondary", "undelivered"), "${local.retention}")
     assert LOCALS["topics"] == kept | {"nudges": None}
 
@@ -97,7 +98,7 @@ def test_the_topics_are_those_of_the_job_and_keep_events_as_long() -> None:
 @pytest.mark.parametrize("name", ["events", "undelivered"])
 def test_subscriptions_are_as_provisioned(name: str) -> None:
     subscription = resource("google_pubsub_subscription", name)
-    assert subscription["ack_deadline_seconds"] == provision.ACK_SECONDS
+    assert subscription["ack_deadline_seconds"] == provisioning.ACK_SECONDS
     assert subscription["expiration_policy"] == [{"ttl": ""}]
 
 
@@ -116,7 +117,7 @@ def test_each_source_has_its_own_topic_and_moves_what_cannot_be_delivered() -> N
 def test_tables_and_views_are_made_of_the_files_that_provision_reads() -> None:
     folder = (TERRAFORM / LOCALS["schemas"].replace("${path.module}", ".")).resolve()
     assert folder == ROOT / "templates/bigquery"
-    assert {path.stem for path in folder.glob("*.json")} == set(provision.TABLES)
+    assert {path.stem for path in folder.glob("*.json")} == set(TABLES)
     assert 'fileset(local.schemas, "*.json")' in LOCALS["tables"]
     assert 'fileset(local.schemas, "*_current.sql")' in LOCALS["views"]
     assert 'replace(file("${local.schemas}/${file}"), "{dataset}", local.dataset)' in LOCALS["views"]
@@ -124,10 +125,10 @@ def test_tables_and_views_are_made_of_the_files_that_provision_reads() -> None:
     assert resource("google_bigquery_dataset", "rehab_tracking")["dataset_id"] == "rehab_tracking"
 
 
-@pytest.mark.parametrize("name", provision.TABLES)
+@pytest.mark.parametrize("name", TABLES)
 def test_a_table_is_as_provisioned(name: str) -> None:
     table = resource("google_bigquery_table", "tables")
-    wanted = provision.table_definition("project.dataset", name)
+    wanted = provisioning.table_definition("project.dataset", name)
     stated = json.loads((ROOT / "templates/bigquery" / f"{name}.json").read_text())
     assert table["for_each"] == "${local.tables}"
     assert table["table_id"] == "${each.key}"
@@ -205,7 +206,7 @@ def test_nothing_is_open_to_everyone() -> None:
 
 def test_readers_see_views_of_projections_only() -> None:
     projections = set(re.findall(r'"(\w+)"', LOCALS["projections"]))
-    assert projections == set(provision.TABLES) - {"consents", "dead_letters"}
+    assert projections == set(TABLES) - {"consents", "dead_letters"}
     assert (
         "bigquery_table.views[each.value[0]]"
         in resource("google_bigquery_table_iam_member", "readers")["table_id"]
@@ -243,7 +244,7 @@ def test_every_pattern_of_a_counter_takes_the_names_that_are_meant() -> None:
     ended |= {"event.duplicate", "event.withheld", "event.too_late"}
     letters = {f"event.dead_letter.{reason}" for reason in REASONS}
     bounds = {f"event_to_write_ms.le.{bound}" for bound in (*LATENCY_BOUNDS_MS, "inf")}
-    batches = {f"batch.processed.{table}" for table in provision.TABLES}
+    batches = {f"batch.processed.{table}" for table in TABLES}
     nudges = {f"{kind}.generated.pain_reported" for kind in ("nudge", "alert", "feedback", "emergency")}
     every = ended | letters | bounds | batches | nudges | {"event.unknown", "row.projected.quality"}
     taken = {

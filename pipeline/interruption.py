@@ -1,16 +1,12 @@
-"""Processes and signals of a local run: what it starts, it ends."""
+"""Signals that end a run, raised as an exception where that is safe."""
 
-import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_STOP_SECONDS = 5.0
 # Some supervisors send a second signal right after the first.
 _REPEAT_SECONDS = 1.0
 
@@ -67,36 +63,3 @@ class Interruption:
         self._pending = None
         self._raised_at = time.monotonic()
         raise Stopped(signum)
-
-
-@contextmanager
-def running(
-    command: Sequence[str], log: Path, environment: Mapping[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a command, its output in `log`; at the end of the block it and all its children are ended."""
-    with log.open("ab") as output:
-        # A group of its own: the terminal's Ctrl-C reaches only us, and we end it in order.
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=dict(environment),
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        _stop(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_SECONDS)
-    # Also when the process itself has ended: its children may not have.
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -1,0 +1,83 @@
+"""Nudges to the nudge topic, or to files."""
+
+import os
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io import WriteToPubSub
+from apache_beam.io.gcp.pubsub import PubsubMessage
+from google.pubsub_v1 import types as pubsub
+
+from pipeline.cloud.clients import publisher
+from pipeline.options import RehabOptions
+from pipeline.runners import Runner
+from pipeline.sinks.lines import WriteLines
+from transforms.steps.chunks import NudgeChunk
+from transforms.steps.tagging import together
+
+PUBLISH_TIMEOUT_SECONDS = 600
+
+
+class WriteNudges(beam.PTransform[Any, Any]):
+    """{projection: PCollection of NudgeChunk} → the nudge topic, or files of each projection."""
+
+    def __init__(self, options: RehabOptions) -> None:
+        """With checked options."""
+        super().__init__()
+        self._options = options
+
+    def expand(self, sources: Any) -> None:
+        options, in_process = self._options, self._options.runs_on is Runner.DIRECT
+        if options.output_dir:
+            # Not joined first: in several processes, all nudges would pass through the runner's.
+            for projection, source in sources.items():
+                prefix = os.path.join(options.output_dir, f"nudges-{projection}")
+                (source,) | f"Of {projection}" >> WriteLines(prefix, in_process)
+            return
+        nudges = together(tuple(sources.values()), NudgeChunk)
+        if options.nudge_topic and in_process:
+            nudges | "Publish" >> beam.ParDo(PublishNudges(options.nudge_topic))
+        elif options.nudge_topic:
+            (
+                nudges
+                | "To messages" >> beam.FlatMap(nudge_messages)
+                | "Publish" >> WriteToPubSub(options.nudge_topic, with_attributes=True)
+            )
+
+
+class _Outgoing(PubsubMessage):
+    """Encoded as a plain protocol buffer: Beam's wrappers take longer than what leads to a nudge."""
+
+    def _to_proto_str(self, for_publish: bool = False) -> bytes:
+        encoded: bytes = pubsub.PubsubMessage.pb()(
+            data=self.data, attributes=self.attributes
+        ).SerializeToString()
+        return encoded
+
+
+def nudge_messages(nudges: NudgeChunk) -> list[PubsubMessage]:
+    """The messages for the nudge topic."""
+    return [_Outgoing(nudge.body, nudge.attributes) for nudge in nudges]
+
+
+class PublishNudges(beam.DoFn):
+    """NudgeChunk → nothing: publishes each nudge; the bundle ends when Pub/Sub has confirmed them all.
+
+    For the DirectRunner, where Beam's own write makes a new client for every bundle.
+    """
+
+    def __init__(self, topic: str) -> None:
+        """`topic` is projects/PROJECT/topics/NAME."""
+        self._topic = topic
+
+    def start_bundle(self) -> None:
+        self._pending: list[Any] = []
+
+    def process(self, nudges: NudgeChunk) -> None:
+        for nudge in nudges:
+            attributes: dict[str, Any] = dict(nudge.attributes)
+            self._pending.append(publisher().publish(self._topic, nudge.body, **attributes))
+
+    def finish_bundle(self) -> None:
+        for future in self._pending:
+            future.result(PUBLISH_TIMEOUT_SECONDS)
