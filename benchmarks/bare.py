@@ -15,7 +15,8 @@ from transforms.deduplication import name_of
 from transforms.events import REVIEW, Event
 from transforms.message import Message
 from transforms.projections.adherence import Adherence
-from transforms.projections.projector import Cause, Output, Projector, Settings, in_periods
+from transforms.projections.advancing import advance
+from transforms.projections.projector import Output, Projector, Settings, in_periods
 from transforms.projections.quality import Quality
 from transforms.projections.work_queue import WorkQueue
 from transforms.steps.routing import ROUTES
@@ -86,16 +87,11 @@ def _project(
     by_patient: dict[str, list[Event]] = {}
     for event in events:
         by_patient.setdefault(event.patient_id, []).append(event)
-    for patient_id, members in by_patient.items():
+    for members in by_patient.values():
         state, now_us = projector.state_type(), int(time.time() * MICROS)
         for period in in_periods(members):
-            for event in period:
-                cause = Cause(patient_id, event.event_id, event.message.publish_us)
-                outcome = projector.apply(state, event, cause, now_us, output)
-                if event.kind in projector.counted_kinds:
-                    account[outcome] += 1
-            oldest_us = min(event.message.publish_us for event in period)
-            projector.project(state, Cause(patient_id, period[-1].event_id, oldest_us), now_us, output)
+            for _, outcome in advance(projector, state, period, now_us, output):
+                account[outcome] += 1
 
 
 def _write(path: Path, bodies: list[bytes]) -> None:

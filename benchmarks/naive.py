@@ -49,7 +49,7 @@ from transforms.projections.quality import Quality
 from transforms.projections.work_queue import WorkQueue
 from transforms.rows import Row
 from transforms.steps.chunks import NudgeChunk
-from transforms.steps.projecting import NUDGES, REVIEWS
+from transforms.steps.outputs import NUDGES, REVIEWS
 from transforms.steps.routing import ROUTES
 from transforms.steps.tagging import tagged
 from transforms.steps.telemetry import POLICY, count

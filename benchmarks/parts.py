@@ -49,7 +49,7 @@ PARTS = tuple(
         (
             "state: decoded, encoded",
             r"transforms/(projection\.py PatientState|adherence\.py AdherenceState"
-            r"|quality\.py QualityState|work_queue\.py WorkQueueState|projecting\.py _Kept)"
+            r"|quality\.py QualityState|work_queue\.py WorkQueueState|patient_record\.py PatientRecord)"
             r".*\.(decode|encode|own|take_own|read|write)\b",
             "28 days of a patient are one value, whatever little of it an event concerns",
         ),
@@ -65,7 +65,8 @@ PARTS = tuple(
         ),
         (
             "rules: deduplication",
-            r"transforms/deduplication\.py|transforms/projecting\.py (_Kept\.admitting|_new_ones)\b",
+            r"transforms/deduplication\.py"
+            r"|transforms/steps/(patient_record\.py PatientRecord\.admitting|outputs\.py without_duplicates)\b",
             "each id is hashed, and looked for in each projection that receives its event",
         ),
         (

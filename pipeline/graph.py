@@ -23,7 +23,8 @@ from transforms.projections.work_queue import WorkQueue
 from transforms.rows import Row
 from transforms.steps.chunks import EventChunk, EventChunkCoder, NudgeChunk, NudgeChunkCoder
 from transforms.steps.coders import DeadLetterCoder, MessageCoder
-from transforms.steps.projecting import NUDGES, REVIEWS, Projection
+from transforms.steps.outputs import NUDGES, REVIEWS
+from transforms.steps.projection import Projection
 from transforms.steps.tagging import tagged
 from transforms.steps.validation import DEAD_LETTERS, OUTPUTS, Validate
 

@@ -14,7 +14,8 @@ from transforms.deduplication import SeenIds, name_of
 from transforms.events import REVIEW, Event
 from transforms.message import Message
 from transforms.projections.adherence import Adherence
-from transforms.projections.projector import Cause, Output, Projector, Settings
+from transforms.projections.advancing import advance
+from transforms.projections.projector import Output, Projector, Settings
 from transforms.projections.quality import Quality
 from transforms.projections.work_queue import WorkQueue
 from transforms.steps.routing import ROUTES
@@ -59,16 +60,10 @@ class ByHand:
                 by_patient[event.patient_id].append(event)
         output = Output()
         for patient_id, chunk in by_patient.items():
-            chunk.sort(key=lambda event: (event.kind != "consent", event.ts_us, event.event_id))
             state = projector.state_type.decode(self.states.get((number, patient_id)))
             self.now_us += 1
-            projector.expect(state, chunk)
-            for event in chunk:
-                cause = Cause(patient_id, event.event_id, event.message.publish_us)
-                outcome = projector.apply(state, event, cause, self.now_us, output)
-                if event.kind in projector.counted_kinds:
-                    self.outcomes[event.event_id] = outcome
-            projector.project(state, Cause(patient_id, chunk[-1].event_id, 0), self.now_us, output)
+            for event, outcome in advance(projector, state, chunk, self.now_us, output):
+                self.outcomes[event.event_id] = outcome
             self.states[number, patient_id] = state.encode()
         for table, row in output.rows:
             self.rows[table].append(json.loads(row.body))

@@ -17,7 +17,7 @@ from transforms.message import Message
 from transforms.projections.adherence import CONSENTS_TABLE
 from transforms.rows import Row
 from transforms.steps.chunks import NudgeChunk
-from transforms.steps.projecting import REVIEWS
+from transforms.steps.outputs import REVIEWS
 
 HISTORY = ("version", "updated_at", "source_event_id")
 

@@ -25,7 +25,8 @@ from transforms.projections.work_queue import WorkQueue
 from transforms.rows import Row, unpack_row
 from transforms.steps.batching import Batch
 from transforms.steps.chunks import EventChunk
-from transforms.steps.projecting import NUDGES, REVIEWS, Projection
+from transforms.steps.outputs import NUDGES, REVIEWS
+from transforms.steps.projection import Projection
 from transforms.steps.rebuilding import Rebuild
 from transforms.steps.validation import DEAD_LETTERS
 from transforms.times import MICROS, to_rfc3339

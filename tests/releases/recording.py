@@ -28,8 +28,9 @@ from transforms.projections.work_queue import WorkQueue
 from transforms.rows import Row, pack_row
 from transforms.steps.chunks import EventChunk
 from transforms.steps.gathering import GatherByKey, by_patient
-from transforms.steps.projecting import REVIEWS, Project
+from transforms.steps.outputs import REVIEWS
 from transforms.steps.routing import ROUTES
+from transforms.steps.streaming import StreamingProjectFn
 from transforms.times import HOUR_US, to_micros
 
 RELEASES = Path(__file__).parent
@@ -157,7 +158,7 @@ def _clock() -> float:
 def run_step(step: str, element: Any, state: bytes | None) -> Outcome:
     """Has a step with state process an element."""
     cell = Cell(state)
-    project = Project(
+    project = StreamingProjectFn(
         PROJECTORS[step][0](Settings()), bounded=True, rebuild=None, memories=dict, clock=_clock
     )
     project.setup()

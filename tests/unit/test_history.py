@@ -28,8 +28,9 @@ from transforms.policy import withdrawal
 from transforms.projections.adherence import Adherence
 from transforms.projections.projector import Cause, Output, Projector, Settings, in_periods
 from transforms.projections.work_queue import WorkQueue
+from transforms.steps.bounded import BoundedProjectFn
 from transforms.steps.coders import pack
-from transforms.steps.projecting import NUDGES, REVIEWS, ProjectHistories
+from transforms.steps.outputs import NUDGES, REVIEWS
 from transforms.steps.validation import DEAD_LETTERS
 from transforms.times import DAY_US, iso_date, to_micros, to_rfc3339
 
@@ -50,7 +51,7 @@ def session(day: int, patient: str = "p1", **body: Any) -> Event:
 
 
 def outputs(events: list[Event], projector: Projector[Any] | None = None) -> list[tuple[str, Any]]:
-    project = ProjectHistories(projector or Adherence(Settings()), lambda: NOW_US / 1e6)
+    project = BoundedProjectFn(projector or Adherence(Settings()), lambda: NOW_US / 1e6)
     packs = [pack(events[start : start + 10]) for start in range(0, len(events), 10)]
     return [(output.tag, output.value) for output in project.process((0, packs))]
 

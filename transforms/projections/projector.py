@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import GenericAlias
 from typing import Any, ClassVar, NamedTuple, Self
@@ -79,11 +79,11 @@ def in_periods(events: Iterable[Event]) -> Iterator[list[Event]]:
     begins_us = 0
     for event in sorted(events, key=about_us):
         if period and about_us(event) - begins_us > STATE_DAYS * DAY_US:
-            yield sorted(period, key=consents_first)
+            yield period
             period = []
         begins_us = begins_us if period else about_us(event)
         period.append(event)
-    yield sorted(period, key=consents_first)
+    yield period
 
 
 def about_us(event: Event) -> int:
@@ -307,7 +307,7 @@ class Projector[S: PatientState](ABC):
         """Whether the patient's rows may be shown, and findings announced."""
         return self.settings.consent == "off" or is_visible(state.consents.status_at(now_us))
 
-    def expect(self, state: PatientState, events: list[Event]) -> None:
+    def expect(self, state: PatientState, events: Sequence[Event]) -> None:
         """Has events that arrive together judged by the newest of them that no consent withholds.
 
         They are in the order of `consents_first`, and have not been taken in yet.
