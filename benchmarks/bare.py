@@ -16,7 +16,8 @@ from transforms.events import REVIEW, Event
 from transforms.message import Message
 from transforms.projections.adherence import Adherence
 from transforms.projections.advancing import advance
-from transforms.projections.projector import Output, Projector, Settings, in_periods
+from transforms.projections.ordering import in_periods
+from transforms.projections.projector import Output, Projector, Settings
 from transforms.projections.quality import Quality
 from transforms.projections.work_queue import WorkQueue
 from transforms.steps.routing import ROUTES

@@ -30,7 +30,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.options import RehabOptions
 from pipeline.sinks.tables import WriteNudges, WriteTable
-from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, ToRow
+from transforms.dead_letters import PROJECTION_FAILED, DeadLetter
 from transforms.decoding import decode
 from transforms.deduplication import REMEMBERED_SECONDS
 from transforms.events import (
@@ -44,11 +44,13 @@ from transforms.events import (
 )
 from transforms.message import Message
 from transforms.projections.adherence import Adherence
-from transforms.projections.projector import ALWAYS, PROCESSED, Cause, Output, PatientState, Projector
+from transforms.projections.projector import PROCESSED, Output, Projector
 from transforms.projections.quality import Quality
+from transforms.projections.state import ALWAYS, Cause, PatientState
 from transforms.projections.work_queue import WorkQueue
 from transforms.rows import Row
 from transforms.steps.chunks import NudgeChunk
+from transforms.steps.dead_letters import ToRow
 from transforms.steps.outputs import NUDGES, REVIEWS
 from transforms.steps.routing import ROUTES
 from transforms.steps.tagging import tagged

@@ -15,7 +15,7 @@ from pipeline.rebuild import Memories, planned_rebuild
 from pipeline.reporting.meter import UNMETERED, Meter
 from pipeline.sinks.tables import WriteNudges, WriteTable
 from pipeline.sources.subscriptions import ReadMessages
-from transforms.dead_letters import DeadLetter, ToRow
+from transforms.dead_letters import DeadLetter
 from transforms.message import Message
 from transforms.projections.adherence import Adherence
 from transforms.projections.quality import Quality
@@ -23,6 +23,7 @@ from transforms.projections.work_queue import WorkQueue
 from transforms.rows import Row
 from transforms.steps.chunks import EventChunk, EventChunkCoder, NudgeChunk, NudgeChunkCoder
 from transforms.steps.coders import DeadLetterCoder, MessageCoder
+from transforms.steps.dead_letters import ToRow
 from transforms.steps.outputs import NUDGES, REVIEWS
 from transforms.steps.projection import Projection
 from transforms.steps.tagging import tagged

@@ -24,7 +24,7 @@ from apache_beam.options.pipeline_options import (
 from pipeline.cloud.files import usable_path
 from pipeline.errors import OptionsError as OptionsError
 from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
-from transforms.policy import Policy, policy_from
+from transforms.policy.thresholds import Policy, policy_from
 from transforms.projections.consent import CONSENT_MODES
 from transforms.projections.projector import Settings
 from transforms.times import DAY_US, MICROS

@@ -18,7 +18,7 @@ from pipeline.errors import OperatorError
 from pipeline.options import RehabOptions
 from pipeline.sinks.bigquery import patience
 from transforms.projections.consent import Decision
-from transforms.projections.projector import KnownReview, Memory
+from transforms.projections.state import KnownReview, Memory
 from transforms.steps.rebuilding import Rebuild
 from transforms.times import DAY_US, MICROS, day_of, iso_date, to_micros, to_rfc3339
 

@@ -14,7 +14,9 @@ from tests.chaos.nudges import POLICY, Verdict, judge
 from tests.chaos.story import Sent, Story, tell
 from tests.oracle import Arrival, expected
 from transforms.message import Message
-from transforms.policy import Finding, Subject, announce, policy_from
+from transforms.policy.findings import Finding
+from transforms.policy.nudges import Subject, announce
+from transforms.policy.thresholds import policy_from
 from transforms.projections.projector import Settings
 from transforms.times import iso_date, to_micros
 

@@ -16,11 +16,12 @@ from tests import stream_clock
 from tests.stream_clock import Listen, StreamClock, heard
 from transforms.events import REVIEW, Event, ReviewFact, parse_event
 from transforms.message import Message
-from transforms.policy import Nudge
+from transforms.policy.nudges import Nudge
 from transforms.projections.adherence import Adherence
 from transforms.projections.consent import Decision
-from transforms.projections.projector import Cause, KnownReview, Memory, Output, Projector, Settings
+from transforms.projections.projector import Output, Projector, Settings
 from transforms.projections.quality import Quality
+from transforms.projections.state import Cause, KnownReview, Memory
 from transforms.projections.work_queue import WorkQueue
 from transforms.rows import Row, unpack_row
 from transforms.steps.batching import Batch

@@ -24,9 +24,11 @@ from tests.oracle import (
 from tests.strategies import long_histories, random_history
 from transforms.events import REVIEW, Event, ReviewFact, parse_event
 from transforms.message import Message
-from transforms.policy import withdrawal
+from transforms.policy.nudges import withdrawal
 from transforms.projections.adherence import Adherence
-from transforms.projections.projector import Cause, Output, Projector, Settings, in_periods
+from transforms.projections.ordering import in_periods
+from transforms.projections.projector import Output, Projector, Settings
+from transforms.projections.state import Cause
 from transforms.projections.work_queue import WorkQueue
 from transforms.steps.bounded import BoundedProjectFn
 from transforms.steps.coders import pack

@@ -14,21 +14,13 @@ from hypothesis import strategies as st
 from tests.strategies import WINDOW_END, arrival_orders, random_arrivals
 from transforms.events import Event, RepFact, ReviewFact, parse_event
 from transforms.message import Message
-from transforms.policy import RULES, AdherenceLevel, Policy
+from transforms.policy.rules import RULES
+from transforms.policy.thresholds import AdherenceLevel, Policy
 from transforms.projections.adherence import Adherence, AdherenceState
 from transforms.projections.consent import ConsentLog, Decision
-from transforms.projections.projector import (
-    PROCESSED,
-    SILENT_DAYS,
-    TOO_LATE,
-    WITHHELD,
-    Cause,
-    Output,
-    PatientState,
-    Projector,
-    Settings,
-)
+from transforms.projections.projector import PROCESSED, TOO_LATE, WITHHELD, Output, Projector, Settings
 from transforms.projections.quality import DayStats, Quality, Window
+from transforms.projections.state import SILENT_DAYS, Cause, PatientState
 from transforms.projections.work_queue import WorkQueue
 from transforms.times import DAY_US, HOUR_US, MINUTE_US, day_of, to_micros, to_rfc3339
 

@@ -14,9 +14,11 @@ from pydantic import BaseModel
 
 from tests.by_hand import ByHand
 from transforms.message import Message
-from transforms.policy import RULES, Policy, policy_from
+from transforms.policy.rules import RULES
+from transforms.policy.thresholds import Policy, policy_from
 from transforms.projections.adherence import Adherence
-from transforms.projections.projector import Cause, Output, Settings
+from transforms.projections.projector import Output, Settings
+from transforms.projections.state import Cause
 from transforms.times import to_micros
 
 PAGE = (Path(__file__).parents[2] / "docs/policy.md").read_text(encoding="utf-8")

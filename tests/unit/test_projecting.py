@@ -12,8 +12,9 @@ from transforms.dead_letters import PROJECTION_FAILED
 from transforms.events import Event, parse_event
 from transforms.message import Message
 from transforms.projections.adherence import Adherence, AdherenceState
-from transforms.projections.projector import Cause, Output, Settings
+from transforms.projections.projector import Output, Settings
 from transforms.projections.quality import Quality, QualityState
+from transforms.projections.state import Cause
 from transforms.projections.work_queue import WorkQueue, WorkQueueState
 from transforms.steps import patient_record, streaming
 from transforms.steps.coders import pack

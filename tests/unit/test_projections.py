@@ -35,7 +35,8 @@ from transforms.events import Event, parse_event
 from transforms.message import Message
 from transforms.projections.adherence import Adherence, AdherenceState
 from transforms.projections.consent import CONSENT_MODES, ConsentMode
-from transforms.projections.projector import ALWAYS, Cause, Output, PatientState, Settings
+from transforms.projections.projector import Output, Settings
+from transforms.projections.state import ALWAYS, Cause, PatientState
 from transforms.times import to_micros
 
 NOW = datetime(2025, 4, 2, tzinfo=UTC)

@@ -8,21 +8,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from transforms.events import Event, SessionFact
-from transforms.policy import AdherenceLevel, Finding
+from transforms.policy.findings import Finding
+from transforms.policy.thresholds import AdherenceLevel
 from transforms.projections.consent import Decision
-from transforms.projections.projector import (
-    ALWAYS,
-    NEVER,
-    PROCESSED,
-    SILENT_DAYS,
-    STATE_DAYS,
-    Cause,
-    Output,
-    PatientState,
-    Projector,
-    Settings,
-    about_us,
-)
+from transforms.projections.ordering import about_us
+from transforms.projections.projector import PROCESSED, Output, Projector, Settings
+from transforms.projections.state import ALWAYS, NEVER, SILENT_DAYS, STATE_DAYS, Cause, PatientState
 from transforms.rows import Row, row_key
 from transforms.times import DAY_US, MINUTE_US, day_of, iso_date, to_rfc3339, week_start_of
 

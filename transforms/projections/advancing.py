@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from transforms.events import Event
-from transforms.projections.projector import Cause, Output, PatientState, Projector, consents_first
+from transforms.projections.ordering import in_order
+from transforms.projections.projector import Output, Projector
+from transforms.projections.state import Cause, PatientState
 
 
 class Counted(NamedTuple):
@@ -53,8 +55,3 @@ def project[S: PatientState](
         projector.project_at_once(state, cause, now_us, output)
     else:
         projector.project(state, cause, now_us, output)
-
-
-def in_order(events: Sequence[Event]) -> Sequence[Event]:
-    """A patient's events in the order in which they are applied."""
-    return sorted(events, key=consents_first) if len(events) > 1 else events

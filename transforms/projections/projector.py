@@ -1,41 +1,24 @@
-"""What the three projectors share: settings, a patient's common state, row versions, outcomes."""
+"""What the projections share: settings, outcomes, and the rules about consent and time."""
 
-import hashlib
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from types import GenericAlias
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
-import msgspec
-import orjson
-
-from transforms.events import REVIEW, Event, SessionFact
-from transforms.policy import (
-    Announcement,
-    Finding,
-    FindingLedger,
-    Nudge,
-    Policy,
-    Subject,
-    announce,
-    is_reviewed,
-    review,
-)
-from transforms.projections.consent import ConsentLog, ConsentMode, Decision, is_visible
+from transforms.events import REVIEW, Event
+from transforms.policy.findings import Finding, is_reviewed
+from transforms.policy.nudges import Announcement, Nudge, Subject, announce, review
+from transforms.policy.thresholds import Policy
+from transforms.projections.consent import ConsentMode, is_visible
+from transforms.projections.ordering import about_us
+from transforms.projections.state import ALWAYS, NEVER, STATE_DAYS, Cause, PatientState
 from transforms.rows import Row
-from transforms.times import DAY_US, HOUR_US, day_of, to_rfc3339
-
-STATE_DAYS = 28
-SILENT_DAYS = 60
-
-# As the day from which on something has changed.
-ALWAYS = 0
-NEVER = sys.maxsize
+from transforms.times import DAY_US, HOUR_US
 
 PROCESSED = "processed"
+
 WITHHELD = "withheld"
+
 TOO_LATE = "too_late"
 
 
@@ -52,60 +35,6 @@ class Settings(NamedTuple):
     rebuilt_since_us: int | None = None
 
 
-class KnownReview(NamedTuple):
-    """One of the policy's items as the work queue shows it."""
-
-    item_id: str
-    created_us: int
-    urgency: str
-
-
-class Memory(NamedTuple):
-    """What the tables know of a patient of whom there is no state.
-
-    `reviews` are the policy's items that a rebuild is about to prove again, or not.
-    """
-
-    decisions: tuple[Decision, ...] = ()
-    reviews: tuple[KnownReview, ...] = ()
-
-
-def in_periods(events: Iterable[Event]) -> Iterator[list[Event]]:
-    """A patient's events in parts, in order of time, of which none spans more days than state covers.
-
-    So what is projected after each part misses nothing, however long the history is.
-    """
-    period: list[Event] = []
-    begins_us = 0
-    for event in sorted(events, key=about_us):
-        if period and about_us(event) - begins_us > STATE_DAYS * DAY_US:
-            yield period
-            period = []
-        begins_us = begins_us if period else about_us(event)
-        period.append(event)
-    yield period
-
-
-def about_us(event: Event) -> int:
-    """The time that an event is about: a session may be reported long after it began."""
-    if isinstance(event.fact, SessionFact) and event.fact.start_us is not None:
-        return min(event.ts_us, event.fact.start_us)
-    return event.ts_us
-
-
-def consents_first(event: Event) -> tuple[bool, int, str]:
-    """Of events that arrive together, a consent is known before the events that it may withhold."""
-    return (event.kind != "consent", event.ts_us, event.event_id)
-
-
-class Cause(NamedTuple):
-    """What sets a projection off: a patient's newest event, or (`event_id` null) a timer."""
-
-    patient_id: str
-    event_id: str | None
-    publish_us: int
-
-
 @dataclass(slots=True)
 class Output:
     """What a projection leads to: (table, row) pairs, nudges, and events for the work queue."""
@@ -118,154 +47,6 @@ class Output:
         """Takes in what findings lead to."""
         self.nudges += announcement.nudges
         self.reviews += announcement.reviews
-
-
-# What every state holds, in the order in which it is stored.
-_Common = tuple[
-    int,
-    int,
-    int,
-    tuple[int, str, str] | None,
-    list[Decision],
-    dict[str, tuple[int, bytes]],
-    FindingLedger,
-]
-
-
-class PatientState(ABC):
-    """A patient's state in one projector.
-
-    `newest_us` is the newest time that an event is about, `touched_us` when an event last arrived, `site` the
-    newest statement of a site as (time, event id, site), `rows` the version and digest of each row,
-    `held_until_us` until when (publish time) a rebuild holds the rows back, 0 if none does.
-
-    Not stored: `changed_since` is the first day of which the events at hand may have changed something;
-    `projected_us` is a time up to which the passing of time has been taken into account; `expected_us` is
-    the newest time that the events at hand are about, 0 if it is not known.
-    """
-
-    # 2: a finding may be open, and the days of the last sessions outlive them.
-    VERSION: ClassVar[int] = 2
-    OWN: ClassVar[Any]
-    _decode: ClassVar[Callable[[memoryview], tuple[_Common, Any]]]
-
-    def __init__(self) -> None:
-        """A patient of whom nothing is known."""
-        self.newest_us = 0
-        self.touched_us = 0
-        self.held_until_us = 0
-        self.site: tuple[int, str, str] | None = None
-        self.consents = ConsentLog()
-        self.rows: dict[str, tuple[int, bytes]] = {}
-        self.findings = FindingLedger()
-        self.changed_since = ALWAYS
-        self.projected_us = 0
-        self.expected_us = 0
-
-    def __init_subclass__(cls) -> None:
-        """Prepares the decoder: a typed one builds the state's objects many times faster than Python does."""
-        stored = GenericAlias(tuple, (_Common, cls.OWN))
-        cls._decode = msgspec.msgpack.Decoder(stored).decode
-
-    @abstractmethod
-    def own(self) -> Any:
-        """What the subclass adds, in the form that `OWN` describes."""
-
-    @abstractmethod
-    def take_own(self, own: Any) -> None:
-        """Takes that back in, and begins with what is not stored."""
-
-    def encode(self) -> bytes:
-        """A version byte and msgpack."""
-        common = (
-            self.newest_us,
-            self.touched_us,
-            self.held_until_us,
-            self.site,
-            self.consents.decisions,
-            self.rows,
-            self.findings,
-        )
-        return bytes((self.VERSION,)) + msgspec.msgpack.encode((common, self.own()))
-
-    @classmethod
-    def decode(cls, encoded: bytes | None) -> Self:
-        """The state in those bytes, of this version or an earlier one; of a new patient if there are none."""
-        if not encoded:
-            return cls()
-        if encoded[0] > cls.VERSION:
-            raise ValueError(f"{cls.__name__} {cls.VERSION} cannot read version {encoded[0]}")
-        common, own = cls._decode(memoryview(encoded)[1:])
-        # Without what a new patient's begins with, all of which is replaced.
-        state = cls.__new__(cls)
-        state.newest_us, state.touched_us, state.held_until_us, state.site = common[:4]
-        decisions, state.rows, state.findings = common[4:]
-        state.consents = ConsentLog(decisions)
-        state.take_own(own)
-        state.changed_since, state.projected_us, state.expected_us = NEVER, state.touched_us, 0
-        return state
-
-    def recall(self, memory: Memory) -> None:
-        """Begins with what the tables know."""
-        self.consents = ConsentLog(list(memory.decisions))
-
-    def release(self) -> None:
-        """The rebuild has caught up: rows are no longer held back."""
-        self.held_until_us = 0
-
-    @property
-    def horizon_us(self) -> int:
-        """What is before this is too late."""
-        return self.newest_us - STATE_DAYS * DAY_US
-
-    def note(self, event: Event, time_us: int, now_us: int) -> None:
-        """Takes in what every event says; `time_us` is the time that it is about."""
-        ts_us = event.ts_us
-        if time_us > self.newest_us:
-            self.newest_us = time_us
-        self.touched_us = now_us
-        if event.site_id is not None and (self.site is None or ts_us >= self.site[0]):
-            stated = (ts_us, event.event_id, event.site_id)
-            newest = max(self.site, stated) if self.site else stated
-            if self.site is None or newest[2] != self.site[2]:
-                self.changed_since = ALWAYS
-            self.site = newest
-
-    def touch(self, time_us: int) -> None:
-        """What depends on that time may have changed."""
-        self.changed_since = min(self.changed_since, day_of(time_us))
-
-    def forget_if_silent(self, now_us: int) -> Self:
-        """A new state in place of one that has long been silent; the consents are never forgotten."""
-        if now_us < self.silent_from_us():
-            return self
-        successor = type(self)()
-        successor.consents = self.consents
-        successor.touched_us = self.touched_us
-        return successor
-
-    def is_spent(self, now_us: int) -> bool:
-        """Whether there is nothing left to keep."""
-        return now_us >= self.silent_from_us() and not self.consents.decisions
-
-    def silent_from_us(self) -> int:
-        """When the state will have been silent for long enough to be cleared."""
-        return self.touched_us + SILENT_DAYS * DAY_US
-
-    def next_version(
-        self, key: str, table_key: str, columns: dict[str, Any], cause: Cause, now_us: int
-    ) -> Row | None:
-        """The next version of a row, or null if nothing in it has changed."""
-        encoded = orjson.dumps(columns)
-        digest = hashlib.blake2b(encoded, digest_size=8).digest()
-        version, known = self.rows.get(key, (0, b""))
-        if digest == known:
-            return None
-        # Time-based, so that versions grow across restarts and jobs, yet never stand still within one.
-        version = max(now_us, version + 1)
-        self.rows[key] = (version, digest)
-        stamp = {"version": version, "updated_at": to_rfc3339(now_us), "source_event_id": cause.event_id}
-        return Row(table_key, version, cause.publish_us, encoded[:-1] + b"," + orjson.dumps(stamp)[1:])
 
 
 class Projector[S: PatientState](ABC):

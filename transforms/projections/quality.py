@@ -8,18 +8,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from transforms.events import ISSUE_SEVERITIES, Event, RepFact, SessionFact
-from transforms.policy import Finding
-from transforms.projections.projector import (
-    ALWAYS,
-    NEVER,
-    PROCESSED,
-    STATE_DAYS,
-    Cause,
-    Output,
-    PatientState,
-    Projector,
-    about_us,
-)
+from transforms.policy.findings import Finding
+from transforms.projections.ordering import about_us
+from transforms.projections.projector import PROCESSED, Output, Projector
+from transforms.projections.state import ALWAYS, NEVER, STATE_DAYS, Cause, PatientState
 from transforms.rows import row_key
 from transforms.times import DAY_US, MICROS, day_of
 

@@ -8,9 +8,10 @@ import msgspec
 import orjson
 
 from transforms.events import AlertFact, Event, FeedbackFact, ReviewFact
-from transforms.policy import Finding
+from transforms.policy.findings import Finding
 from transforms.projections.adherence import pain_finding
-from transforms.projections.projector import NEVER, PROCESSED, Cause, Memory, Output, PatientState, Projector
+from transforms.projections.projector import PROCESSED, Output, Projector
+from transforms.projections.state import NEVER, Cause, Memory, PatientState
 from transforms.rows import row_key
 from transforms.times import DAY_US, HOUR_US, to_rfc3339
 

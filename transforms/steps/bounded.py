@@ -9,8 +9,9 @@ import apache_beam as beam
 
 from transforms.deduplication import name_of
 from transforms.events import Event, ReviewFact
-from transforms.projections.advancing import advance, in_order
-from transforms.projections.projector import Output, Projector, in_periods
+from transforms.projections.advancing import advance
+from transforms.projections.ordering import in_order, in_periods
+from transforms.projections.projector import Output, Projector
 from transforms.steps.coders import unpack
 from transforms.steps.metering import Meter
 from transforms.steps.outputs import emitted, failed, without_duplicates

@@ -9,7 +9,8 @@ from apache_beam.pvalue import TaggedOutput
 from transforms.dead_letters import PROJECTION_FAILED, DeadLetter
 from transforms.events import REVIEW, Event
 from transforms.projections.advancing import Counted
-from transforms.projections.projector import PROCESSED, Output, PatientState, Projector
+from transforms.projections.projector import PROCESSED, Output, Projector
+from transforms.projections.state import PatientState
 from transforms.steps.chunks import EventChunk, NudgeChunk
 from transforms.steps.tagging import Tagged
 from transforms.steps.telemetry import POLICY, count

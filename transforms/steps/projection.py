@@ -7,7 +7,8 @@ from typing import Any
 import apache_beam as beam
 
 from transforms.dead_letters import DeadLetter
-from transforms.projections.projector import Memory, Projector
+from transforms.projections.projector import Projector
+from transforms.projections.state import Memory
 from transforms.rows import Row
 from transforms.steps.bounded import BoundedProjectFn
 from transforms.steps.chunks import EventChunk, NudgeChunk

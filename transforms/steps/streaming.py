@@ -12,8 +12,10 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec
 from apache_beam.utils.timestamp import Timestamp
 
 from transforms.events import REVIEW, Event
-from transforms.projections.advancing import advance, in_order, project
-from transforms.projections.projector import Cause, Memory, Output, PatientState, Projector
+from transforms.projections.advancing import advance, project
+from transforms.projections.ordering import in_order
+from transforms.projections.projector import Output, Projector
+from transforms.projections.state import Cause, Memory, PatientState
 from transforms.steps.coders import unpack
 from transforms.steps.outputs import emitted, failed, without_duplicates
 from transforms.steps.patient_record import PatientRecord
