@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from transforms.dead_letters import DeadLetter, dead_letter_row
-from transforms.deduplication import name_of
+from transforms.deduplication import deduplication_key
 from transforms.events import REVIEW, Event
 from transforms.message import Message
 from transforms.projections.adherence import Adherence
 from transforms.projections.advancing import advance
 from transforms.projections.ordering import in_periods
-from transforms.projections.projector import Output, Projector, Settings
+from transforms.projections.projector import Output, Projector, RuleSettings
 from transforms.projections.quality import Quality
 from transforms.projections.work_queue import WorkQueue
 from transforms.steps.routing import ROUTES
@@ -34,7 +34,7 @@ _RECEIVES = {
 }
 
 
-def run(events_file: Path, output_dir: Path, settings: Settings) -> Counter[str]:
+def run(events_file: Path, output_dir: Path, settings: RuleSettings) -> Counter[str]:
     """Runs over the file and writes `<table>.jsonl` and `nudges.jsonl`; gives the count of each outcome."""
     output_dir.mkdir(parents=True)
     account: Counter[str] = Counter()
@@ -44,9 +44,11 @@ def run(events_file: Path, output_dir: Path, settings: Settings) -> Counter[str]
     account["dead_letter"] = len(letters)
     output = Output()
     for projector in (Adherence(settings), Quality(settings), WorkQueue(settings)):
-        received = (event for event in [*unique, *output.reviews] if event.kind in _RECEIVES[type(projector)])
+        received = (
+            event for event in [*unique, *output.review_items] if event.kind in _RECEIVES[type(projector)]
+        )
         if isinstance(projector, WorkQueue):
-            output.reviews = []
+            output.review_items = []
         _project(projector, received, output, account)
     now_us = int(time.time() * MICROS)
     rows = [*output.rows, *(("dead_letters", dead_letter_row(letter, now_us, "bare")) for letter in letters)]
@@ -76,7 +78,7 @@ def _validated(path: Path) -> tuple[list[Event], list[DeadLetter]]:
 def _unique(events: Iterable[Event]) -> Iterator[Event]:
     seen: dict[str, set[str]] = {}
     for event in events:
-        names, name = seen.setdefault(event.patient_id, set()), name_of(event)
+        names, name = seen.setdefault(event.patient_id, set()), deduplication_key(event)
         if name not in names:
             names.add(name)
             yield event

@@ -51,7 +51,7 @@ PARTS = tuple(
             "state: decoded, encoded",
             r"transforms/(projections/.* (Patient|Adherence|Quality|WorkQueue)State"
             r"|steps/patient_record\.py PatientRecord)"
-            r".*\.(decode|encode|own|take_own|read|write)\b",
+            r".*\.(decode|encode|to_stored|restore|read|write)\b",
             "28 days of a patient are one value, whatever little of it an event concerns",
         ),
         (

@@ -11,7 +11,7 @@ from apache_beam import coders
 
 from pipeline.cloud.files import InputFile
 from pipeline.options import RehabOptions, runner_name
-from pipeline.rebuild import Memories, planned_rebuild
+from pipeline.rebuild import KnownPatients, planned_rebuild
 from pipeline.reporting.meter import UNMETERED, Meter
 from pipeline.sinks.tables import WriteNudges, WriteTable
 from pipeline.sources.subscriptions import ReadMessages
@@ -23,8 +23,8 @@ from transforms.projections.work_queue import WorkQueue
 from transforms.rows import Row
 from transforms.steps.chunks import EventChunk, EventChunkCoder, NudgeChunk, NudgeChunkCoder
 from transforms.steps.coders import DeadLetterCoder, MessageCoder
-from transforms.steps.dead_letters import ToRow
-from transforms.steps.outputs import NUDGES, REVIEWS
+from transforms.steps.dead_letters import DeadLetterToRow
+from transforms.steps.outputs import NUDGES, REVIEW_ITEMS
 from transforms.steps.projection import Projection
 from transforms.steps.tagging import tagged
 from transforms.steps.validation import DEAD_LETTERS, OUTPUTS, Validate
@@ -52,7 +52,7 @@ def build(
     """
     settings, bounded = options.settings(), options.is_bounded
     rebuild = planned_rebuild(options)
-    memories = Memories(options.dataset, rebuild) if options.dataset and not bounded else dict
+    known_patients = KnownPatients(options.dataset, rebuild) if options.dataset and not bounded else dict
     shards = DIRECT_SHARDS if runner_name(options).endswith("DirectRunner") else SHARDS
 
     messages = pipeline | "Read" >> ReadMessages(options, files, meter)
@@ -60,17 +60,17 @@ def build(
     valid = messages | "Validate" >> tagged(Validate(), OUTPUTS)
 
     adherence = (valid.adherence,) | "Adherence" >> Projection(
-        Adherence(settings), bounded, rebuild, memories, shards=shards, meter=meter
+        Adherence(settings), bounded, rebuild, known_patients, shards=shards, meter=meter
     )
     quality = (valid.quality,) | "Quality" >> Projection(
-        Quality(settings), bounded, rebuild, memories, shards=shards, meter=meter
+        Quality(settings), bounded, rebuild, known_patients, shards=shards, meter=meter
     )
-    findings = (adherence[REVIEWS], quality[REVIEWS])
+    findings = (adherence[REVIEW_ITEMS], quality[REVIEW_ITEMS])
     work_queue = (valid.work_queue, *findings) | "Work queue" >> Projection(
         WorkQueue(settings),
         bounded,
         rebuild and rebuild.after_findings(),
-        memories,
+        known_patients,
         shards=shards,
         meter=meter,
     )
@@ -87,5 +87,5 @@ def build(
     ]
     unusable = (valid[DEAD_LETTERS], adherence[DEAD_LETTERS], quality[DEAD_LETTERS], work_queue[DEAD_LETTERS])
     letters = (*unusable, *refused) | "Dead letters" >> beam.Flatten()
-    rows = letters | "To rows" >> beam.ParDo(ToRow(options.job_name)).with_output_types(Row)
+    rows = letters | "To rows" >> beam.ParDo(DeadLetterToRow(options.job_name)).with_output_types(Row)
     rows | "Write dead_letters" >> WriteTable("dead_letters", options, last_resort=True)

@@ -26,7 +26,7 @@ from pipeline.errors import OptionsError as OptionsError
 from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
 from transforms.policy.thresholds import Policy, policy_from
 from transforms.projections.consent import CONSENT_MODES
-from transforms.projections.projector import Settings
+from transforms.projections.projector import RuleSettings
 from transforms.times import DAY_US, MICROS
 
 _BUCKET_FOLDER = re.compile(r"gs://[a-z0-9][-_.a-z0-9]+[a-z0-9]/.*")
@@ -172,10 +172,10 @@ class RehabOptions(PipelineOptions):
         self._add_argparse_args(declared)
         return {name: getattr(self, name) for name in vars(declared.parse_args([]))}
 
-    def settings(self) -> Settings:
+    def settings(self) -> RuleSettings:
         """What the rules need of the options. Raises OptionsError if the policy file does not work."""
         rebuilt_since_us = int(time.time() * MICROS) - self.rebuild_days * DAY_US
-        return Settings(
+        return RuleSettings(
             policy=_policy(self.policy_config),
             consent=self.consent,
             prescribed_sessions_per_week=self.prescribed_sessions_per_week,

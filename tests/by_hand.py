@@ -10,12 +10,12 @@ import orjson
 
 from tests.oracle import Arrival
 from transforms.dead_letters import DeadLetter
-from transforms.deduplication import SeenIds, name_of
+from transforms.deduplication import SeenIds, deduplication_key
 from transforms.events import REVIEW, Event
 from transforms.message import Message
 from transforms.projections.adherence import Adherence
 from transforms.projections.advancing import advance
-from transforms.projections.projector import Output, Projector, Settings
+from transforms.projections.projector import Output, Projector, RuleSettings
 from transforms.projections.quality import Quality
 from transforms.projections.work_queue import WorkQueue
 from transforms.steps.routing import ROUTES
@@ -31,7 +31,7 @@ RECEIVES = {
 class ByHand:
     """Takes arrivals in and collects everything that comes out."""
 
-    def __init__(self, settings: Settings, now_us: int) -> None:
+    def __init__(self, settings: RuleSettings, now_us: int) -> None:
         self.projectors: list[Projector[Any]] = [Adherence(settings), Quality(settings), WorkQueue(settings)]
         self.now_us = now_us
         self.seen: dict[str, SeenIds] = defaultdict(SeenIds)
@@ -48,7 +48,9 @@ class ByHand:
             for outcome in validate(message, self.now_us):
                 if isinstance(outcome, DeadLetter):
                     self.dead_letters.append(outcome)
-                elif self.seen[outcome.patient_id].is_new(name_of(outcome), self.now_us // 1_000_000):
+                elif self.seen[outcome.patient_id].is_new(
+                    deduplication_key(outcome), self.now_us // 1_000_000
+                ):
                     events.append(outcome)
         for number, projector in enumerate(self.projectors):
             events += self._project(number, projector, events)
@@ -68,7 +70,7 @@ class ByHand:
         for table, row in output.rows:
             self.rows[table].append(json.loads(row.body))
         self.nudges += [orjson.loads(nudge.body) for nudge in output.nudges]
-        return output.reviews
+        return output.review_items
 
 
 def bundles(arrivals: Sequence[Arrival], rng: Random) -> list[list[Message]]:

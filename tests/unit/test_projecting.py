@@ -12,9 +12,9 @@ from transforms.dead_letters import PROJECTION_FAILED
 from transforms.events import Event, parse_event
 from transforms.message import Message
 from transforms.projections.adherence import Adherence, AdherenceState
-from transforms.projections.projector import Output, Settings
+from transforms.projections.projector import Output, RuleSettings
 from transforms.projections.quality import Quality, QualityState
-from transforms.projections.state import Cause
+from transforms.projections.state import Trigger
 from transforms.projections.work_queue import WorkQueue, WorkQueueState
 from transforms.steps import patient_record, streaming
 from transforms.steps.coders import pack
@@ -56,7 +56,7 @@ def session(ts_us: int) -> Event:
 def wakes(arrivals: Iterable[tuple[int, int]]) -> list[int]:
     """What a patient's wake-up is set to by sessions, given as (now, the session's time)."""
     clock, cell, timer = Clock(), Cell(), Timer()
-    project = StreamingProjectFn(Adherence(Settings()), False, None, dict, clock)
+    project = StreamingProjectFn(Adherence(RuleSettings()), False, None, dict, clock)
     project.setup()
     for now_us, ts_us in arrivals:
         clock.now_us = now_us
@@ -77,7 +77,7 @@ def test_a_wake_is_set_again_when_it_has_passed() -> None:
 def test_a_wake_that_comes_too_early_is_set_to_what_is_due_by_then() -> None:
     """An absence already due waits a minute for events on their way, counted from the last of them."""
     clock, cell, timer = Clock(), Cell(), Timer()
-    project = StreamingProjectFn(Adherence(Settings()), False, None, dict, clock)
+    project = StreamingProjectFn(Adherence(RuleSettings()), False, None, dict, clock)
     project.setup()
     first, second = START_US + MINUTE_US, START_US + MINUTE_US * 3 // 2
     for now_us in (START_US, START_US + MINUTE_US // 2):
@@ -97,13 +97,13 @@ def test_a_wake_that_comes_too_early_is_set_to_what_is_due_by_then() -> None:
 
 
 class Broken(Adherence):
-    def apply(self, state: Any, event: Event, cause: Cause, now_us: int, output: Output) -> str:
+    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
         raise ZeroDivisionError
 
 
 @pytest.mark.parametrize(
     ("projector", "left"),
-    [(Adherence(Settings(consent="require")), False), (Broken(Settings()), True)],
+    [(Adherence(RuleSettings(consent="require")), False), (Broken(RuleSettings()), True)],
     ids=["withheld", "failed"],
 )
 def test_the_ids_of_a_patient_of_whom_nothing_could_be_used_are_forgotten(
@@ -128,8 +128,8 @@ class Stumbling(Adherence):
 
     broken_us = 0
 
-    def apply(self, state: Any, event: Event, cause: Cause, now_us: int, output: Output) -> str:
-        outcome = super().apply(state, event, cause, now_us, output)
+    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
+        outcome = super().apply(state, event, trigger, now_us, output)
         if event.ts_us == self.broken_us:
             raise ZeroDivisionError
         return outcome
@@ -159,21 +159,21 @@ def _week_of(ts_us: int) -> str:
 
 @pytest.mark.parametrize("order", [DAYS_AGO, DAYS_AGO[::-1], (40, 0, 80, 20, 60)], ids=str)
 def test_an_array_of_old_history_is_judged_by_its_newest(order: tuple[int, ...]) -> None:
-    assert sessions_taken_in(Adherence(Settings()), order) == ([20, 0], [20, 0])
+    assert sessions_taken_in(Adherence(RuleSettings()), order) == ([20, 0], [20, 0])
 
 
 @pytest.mark.parametrize(
     ("broken", "left"), [(80, [20, 0]), (40, [20, 0]), (20, [0]), (0, [20])], ids=["80", "40", "20", "0"]
 )
 def test_it_is_judged_alike_when_one_of_it_fails(broken: int, left: list[int]) -> None:
-    projector = Stumbling(Settings())
+    projector = Stumbling(RuleSettings())
     projector.broken_us = START_US - broken * DAY_US
     assert sessions_taken_in(projector, DAYS_AGO) == (left, left)
 
 
 def test_what_fails_makes_nothing_later_too_late() -> None:
     """It is judged with what it came with, but the state does not take it in."""
-    cell, projector = Cell(), Stumbling(Settings())
+    cell, projector = Cell(), Stumbling(RuleSettings())
     projector.broken_us = START_US
     project = StreamingProjectFn(projector, False, None, dict, Clock())
     project.setup()
@@ -200,7 +200,7 @@ def test_what_fails_late_leaves_the_state_as_it_was() -> None:
         for name in ("r1", "r2", "r3")
     ]
     clock, cell = Clock(), Cell()
-    project = StreamingProjectFn(Untimely(Settings()), False, None, dict, clock)
+    project = StreamingProjectFn(Untimely(RuleSettings()), False, None, dict, clock)
     project.setup()
     outputs = project.process(("p1", pack(reps)), cell, Timer(), Timer())
     assert [output.value.event_id for output in outputs if output.tag == DEAD_LETTERS] == ["r2", "r3"]
@@ -219,7 +219,7 @@ def test_an_event_for_which_a_patient_has_no_room_is_a_dead_letter(monkeypatch: 
         return parse_event(content | {"body": body}, Message(b"", {}, "s", "m", START_US), START_US)
 
     cell, timer = Cell(), Timer()
-    project = StreamingProjectFn(WorkQueue(Settings()), False, None, dict, Clock())
+    project = StreamingProjectFn(WorkQueue(RuleSettings()), False, None, dict, Clock())
     project.setup()
     large = [alert(f"a{number}", 15_000) for number in range(8)]
     outputs = project.process(("p1", pack([*large, alert("small", 10)])), cell, timer, Timer())
@@ -247,7 +247,7 @@ def test_an_event_for_which_a_patient_has_no_room_is_a_dead_letter(monkeypatch: 
 
 def test_for_a_consent_there_is_always_room(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = Cell()
-    project = StreamingProjectFn(Adherence(Settings()), False, None, dict, Clock())
+    project = StreamingProjectFn(Adherence(RuleSettings()), False, None, dict, Clock())
     project.setup()
     project.process(("p1", pack([session(START_US)])), cell, Timer(), Timer())
     monkeypatch.setattr(streaming, "_MAX_STATE_BYTES", 1)

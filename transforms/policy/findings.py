@@ -33,7 +33,7 @@ class Finding(NamedTuple):
     is_open: bool = False
 
 
-def is_reviewed(finding: Finding) -> bool:
+def needs_review(finding: Finding) -> bool:
     """Whether the finding also becomes a work-queue item."""
     return RULES[finding.rule].kind in _REVIEWED_KINDS
 

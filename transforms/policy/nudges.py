@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import orjson
 
-from transforms.events import REVIEW, Event, ReviewFact
+from transforms.events import REVIEW, Event, ReviewItemFact
 from transforms.message import Message
 from transforms.policy.findings import Finding
 from transforms.policy.rules import RULES
@@ -19,14 +19,14 @@ class Nudge(NamedTuple):
     body: bytes
 
 
-class Announcement(NamedTuple):
+class PolicyOutput(NamedTuple):
     """What findings lead to: messages for the nudge topic, events for the work queue."""
 
     nudges: list[Nudge]
-    reviews: list[Event]
+    review_items: list[Event]
 
 
-class Subject(NamedTuple):
+class Origin(NamedTuple):
     """Whom a projector's step is about, and by what it was set off (a timer: no event, publish time now)."""
 
     patient_id: str
@@ -42,16 +42,16 @@ def nudge_id(patient_id: str, finding: Finding) -> str:
     return hashlib.blake2b(orjson.dumps(parts), digest_size=16).hexdigest()
 
 
-def announce(subject: Subject, finding: Finding, now_us: int) -> Nudge:
+def announce(origin: Origin, finding: Finding, now_us: int) -> Nudge:
     """The nudge of a finding."""
     rule = RULES[finding.rule]
-    identifier = nudge_id(subject.patient_id, finding)
+    identifier = nudge_id(origin.patient_id, finding)
     attributes = {"nudge_id": identifier, "kind": rule.kind, "type": rule.type, "severity": rule.severity}
     body = attributes | {
-        "subject_id": subject.patient_id,
+        "subject_id": origin.patient_id,
         "exercise_id": finding.exercise_id or None,
         "session_id": finding.session_id,
-        "site_id": subject.site_id,
+        "site_id": origin.site_id,
         "data": finding.data,
         "triggered_by": finding.triggered_by,
         "generated_at": to_rfc3339(now_us),
@@ -59,7 +59,7 @@ def announce(subject: Subject, finding: Finding, now_us: int) -> Nudge:
     return Nudge(attributes, orjson.dumps(body))
 
 
-def review(subject: Subject, finding: Finding, revision: int) -> Event:
+def review_item(origin: Origin, finding: Finding, revision: int) -> Event:
     """The event that puts an alert or emergency into the patient's work queue."""
     rule = RULES[finding.rule]
     context = {
@@ -68,30 +68,30 @@ def review(subject: Subject, finding: Finding, revision: int) -> Event:
         "session_id": finding.session_id,
         "data": finding.data,
     }
-    fact = ReviewFact(
-        nudge_id=nudge_id(subject.patient_id, finding),
+    fact = ReviewItemFact(
+        nudge_id=nudge_id(origin.patient_id, finding),
         revision=revision,
         withdrawn=False,
         urgency=rule.severity,
         description=rule.description,
         context=orjson.dumps(context, option=orjson.OPT_SORT_KEYS).decode(),
     )
-    return _review_event(subject, finding.at_us, fact)
+    return _review_event(origin, finding.at_us, fact)
 
 
-def withdrawal(subject: Subject, identifier: str, revision: int) -> Event:
+def withdrawal(origin: Origin, identifier: str, revision: int) -> Event:
     """The event that takes an item out of the work queue again."""
-    return _review_event(subject, 0, ReviewFact(identifier, revision, True, "", "", ""))
+    return _review_event(origin, 0, ReviewItemFact(identifier, revision, True, "", "", ""))
 
 
-def _review_event(subject: Subject, at_us: int, fact: ReviewFact) -> Event:
+def _review_event(origin: Origin, at_us: int, fact: ReviewItemFact) -> Event:
     return Event(
-        event_id=subject.source_event_id or "",
+        event_id=origin.source_event_id or "",
         kind=REVIEW,
         ts_us=at_us,
-        patient_id=subject.patient_id,
+        patient_id=origin.patient_id,
         exercise_id="",
-        site_id=subject.site_id,
+        site_id=origin.site_id,
         fact=fact,
-        message=Message(fact.context.encode(), {}, "", "", subject.publish_us),
+        message=Message(fact.context.encode(), {}, "", "", origin.publish_us),
     )

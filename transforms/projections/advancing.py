@@ -6,7 +6,7 @@ from typing import NamedTuple
 from transforms.events import Event
 from transforms.projections.ordering import in_order
 from transforms.projections.projector import Output, Projector
-from transforms.projections.state import Cause, PatientState
+from transforms.projections.state import PatientState, Trigger
 
 
 class Counted(NamedTuple):
@@ -37,21 +37,21 @@ def advance[S: PatientState](
     apply, counted_kinds = projector.apply, projector.counted_kinds
     counted = []
     for event in ordered:
-        cause = Cause(event.patient_id, event.event_id, event.message.publish_us)
-        outcome = apply(state, event, cause, now_us, output)
+        trigger = Trigger(event.patient_id, event.event_id, event.message.publish_us)
+        outcome = apply(state, event, trigger, now_us, output)
         if event.kind in counted_kinds:
             counted.append(Counted(event, outcome))
     last = ordered[-1]
-    cause = Cause(last.patient_id, last.event_id, min(event.message.publish_us for event in ordered))
-    project(projector, state, cause, now_us, output)
+    trigger = Trigger(last.patient_id, last.event_id, min(event.message.publish_us for event in ordered))
+    project(projector, state, trigger, now_us, output)
     return counted
 
 
 def project[S: PatientState](
-    projector: Projector[S], state: S, cause: Cause, now_us: int, output: Output
+    projector: Projector[S], state: S, trigger: Trigger, now_us: int, output: Output
 ) -> None:
     """Adds what a patient's state leads to; during a rebuild's hold-back, only what must not wait."""
     if state.held_until_us:
-        projector.project_at_once(state, cause, now_us, output)
+        projector.project_urgent(state, trigger, now_us, output)
     else:
-        projector.project(state, cause, now_us, output)
+        projector.project(state, trigger, now_us, output)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 from transforms.events import REVIEW, Event
-from transforms.policy.findings import Finding, is_reviewed
-from transforms.policy.nudges import Announcement, Nudge, Subject, announce, review
+from transforms.policy.findings import Finding, needs_review
+from transforms.policy.nudges import Nudge, Origin, PolicyOutput, announce, review_item
 from transforms.policy.thresholds import Policy
 from transforms.projections.consent import ConsentMode, is_visible
 from transforms.projections.ordering import about_us
-from transforms.projections.state import ALWAYS, NEVER, STATE_DAYS, Cause, PatientState
+from transforms.projections.state import ALWAYS, NEVER, STATE_DAYS, PatientState, Trigger
 from transforms.rows import Row
 from transforms.times import DAY_US, HOUR_US
 
@@ -22,7 +22,7 @@ WITHHELD = "withheld"
 TOO_LATE = "too_late"
 
 
-class Settings(NamedTuple):
+class RuleSettings(NamedTuple):
     """What an operator sets of the rules.
 
     `rebuilt_since_us` is from when on a job that builds its state again reads every event once more.
@@ -41,12 +41,12 @@ class Output:
 
     rows: list[tuple[str, Row]] = field(default_factory=list)
     nudges: list[Nudge] = field(default_factory=list)
-    reviews: list[Event] = field(default_factory=list)
+    review_items: list[Event] = field(default_factory=list)
 
-    def add(self, announcement: Announcement) -> None:
+    def add(self, announcement: PolicyOutput) -> None:
         """Takes in what findings lead to."""
         self.nudges += announcement.nudges
-        self.reviews += announcement.reviews
+        self.review_items += announcement.review_items
 
 
 class Projector[S: PatientState](ABC):
@@ -60,20 +60,20 @@ class Projector[S: PatientState](ABC):
     counted_kinds: ClassVar[frozenset[str]]
     state_type: type[S]
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: RuleSettings) -> None:
         """With what the operator has set."""
         self.settings = settings
 
     @abstractmethod
-    def apply(self, state: S, event: Event, cause: Cause, now_us: int, output: Output) -> str:
+    def apply(self, state: S, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
         """Takes an event in: PROCESSED, or another outcome and the state is as it was."""
 
     @abstractmethod
-    def project(self, state: S, cause: Cause, now_us: int, output: Output) -> None:
+    def project(self, state: S, trigger: Trigger, now_us: int, output: Output) -> None:
         """Adds the rows that have changed and what the policy finds."""
 
     @abstractmethod
-    def project_at_once(self, state: S, cause: Cause, now_us: int, output: Output) -> None:
+    def project_urgent(self, state: S, trigger: Trigger, now_us: int, output: Output) -> None:
         """In place of `project` while rows are held back: adds only what must not wait."""
 
     def wake(self, state: S, now_us: int) -> S:
@@ -121,7 +121,7 @@ class Projector[S: PatientState](ABC):
         return PROCESSED
 
     @staticmethod
-    def take_changed_since(state: PatientState, cause: Cause, now_us: int) -> int:
+    def take_changed_since(state: PatientState, trigger: Trigger, now_us: int) -> int:
         """The first day of which something is to be calculated again; to be asked once in a projection.
 
         That is everything at a timer, when consent has changed (by event or by itself), and when
@@ -129,17 +129,17 @@ class Projector[S: PatientState](ABC):
         """
         status_changes_us = state.consents.next_change_us(state.projected_us)
         has_changed = status_changes_us is not None and status_changes_us <= now_us
-        if has_changed or cause.event_id is None or state.findings.has_old(state.horizon_us):
+        if has_changed or trigger.event_id is None or state.findings.has_old(state.horizon_us):
             state.changed_since = ALWAYS
         since_day, state.changed_since, state.projected_us = state.changed_since, NEVER, now_us
         return since_day
 
     def reconcile(
-        self, state: PatientState, findings: Iterable[Finding], since_day: int, cause: Cause, now_us: int
-    ) -> Announcement:
+        self, state: PatientState, findings: Iterable[Finding], since_day: int, trigger: Trigger, now_us: int
+    ) -> PolicyOutput:
         """What follows from everything that holds from a day on."""
         announcement = state.findings.reconcile(
-            self.subject(state, cause),
+            self.origin(state, trigger),
             findings,
             since_day,
             state.horizon_us,
@@ -156,20 +156,20 @@ class Projector[S: PatientState](ABC):
         hours = self.settings.nudge_max_age_hours
         return now_us - int(hours * HOUR_US) if hours else 0
 
-    def say_at_once(
-        self, state: PatientState, finding: Finding, cause: Cause, now_us: int, output: Output
+    def announce_at_once(
+        self, state: PatientState, finding: Finding, trigger: Trigger, now_us: int, output: Output
     ) -> None:
         """Announces a finding that stems from one event alone, and so needs no ledger."""
         since_us = self.announce_since_us(state, now_us)
-        subject = self.subject(state, cause)
+        origin = self.origin(state, trigger)
         if since_us is not None and finding.newest_us >= since_us:
-            output.nudges.append(announce(subject, finding, now_us))
-        if is_reviewed(finding):
-            output.reviews.append(review(subject, finding, now_us))
+            output.nudges.append(announce(origin, finding, now_us))
+        if needs_review(finding):
+            output.review_items.append(review_item(origin, finding, now_us))
 
     @staticmethod
-    def subject(state: PatientState, cause: Cause) -> Subject:
+    def origin(state: PatientState, trigger: Trigger) -> Origin:
         """Whom findings are about."""
-        return Subject(
-            cause.patient_id, state.site[2] if state.site else None, cause.event_id, cause.publish_us
+        return Origin(
+            trigger.patient_id, state.site[2] if state.site else None, trigger.event_id, trigger.publish_us
         )

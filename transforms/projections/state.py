@@ -26,7 +26,7 @@ ALWAYS = 0
 NEVER = sys.maxsize
 
 
-class KnownReview(NamedTuple):
+class KnownReviewItem(NamedTuple):
     """One of the policy's items as the work queue shows it."""
 
     item_id: str
@@ -34,17 +34,17 @@ class KnownReview(NamedTuple):
     urgency: str
 
 
-class Memory(NamedTuple):
+class KnownPatient(NamedTuple):
     """What the tables know of a patient of whom there is no state.
 
-    `reviews` are the policy's items that a rebuild is about to prove again, or not.
+    `review_items` are those that a rebuild is about to prove again, or not.
     """
 
     decisions: tuple[Decision, ...] = ()
-    reviews: tuple[KnownReview, ...] = ()
+    review_items: tuple[KnownReviewItem, ...] = ()
 
 
-class Cause(NamedTuple):
+class Trigger(NamedTuple):
     """What sets a projection off: a patient's newest event, or (`event_id` null) a timer."""
 
     patient_id: str
@@ -78,7 +78,7 @@ class PatientState(ABC):
 
     # 2: a finding may be open, and the days of the last sessions outlive them.
     VERSION: ClassVar[int] = 2
-    OWN: ClassVar[Any]
+    STORED: ClassVar[Any]
     _decode: ClassVar[Callable[[memoryview], tuple[_Common, Any]]]
 
     def __init__(self) -> None:
@@ -96,15 +96,15 @@ class PatientState(ABC):
 
     def __init_subclass__(cls) -> None:
         """Prepares the decoder: a typed one builds the state's objects many times faster than Python does."""
-        stored = GenericAlias(tuple, (_Common, cls.OWN))
+        stored = GenericAlias(tuple, (_Common, cls.STORED))
         cls._decode = msgspec.msgpack.Decoder(stored).decode
 
     @abstractmethod
-    def own(self) -> Any:
-        """What the subclass adds, in the form that `OWN` describes."""
+    def to_stored(self) -> Any:
+        """What the subclass adds, in the form that `STORED` describes."""
 
     @abstractmethod
-    def take_own(self, own: Any) -> None:
+    def restore(self, own: Any) -> None:
         """Takes that back in, and begins with what is not stored."""
 
     def encode(self) -> bytes:
@@ -118,7 +118,7 @@ class PatientState(ABC):
             self.rows,
             self.findings,
         )
-        return bytes((self.VERSION,)) + msgspec.msgpack.encode((common, self.own()))
+        return bytes((self.VERSION,)) + msgspec.msgpack.encode((common, self.to_stored()))
 
     @classmethod
     def decode(cls, encoded: bytes | None) -> Self:
@@ -133,13 +133,13 @@ class PatientState(ABC):
         state.newest_us, state.touched_us, state.held_until_us, state.site = common[:4]
         decisions, state.rows, state.findings = common[4:]
         state.consents = ConsentLog(decisions)
-        state.take_own(own)
+        state.restore(own)
         state.changed_since, state.projected_us, state.expected_us = NEVER, state.touched_us, 0
         return state
 
-    def recall(self, memory: Memory) -> None:
+    def start_from(self, known: KnownPatient) -> None:
         """Begins with what the tables know."""
-        self.consents = ConsentLog(list(memory.decisions))
+        self.consents = ConsentLog(list(known.decisions))
 
     def release(self) -> None:
         """The rebuild has caught up: rows are no longer held back."""
@@ -185,7 +185,7 @@ class PatientState(ABC):
         return self.touched_us + SILENT_DAYS * DAY_US
 
     def next_version(
-        self, key: str, table_key: str, columns: dict[str, Any], cause: Cause, now_us: int
+        self, key: str, table_key: str, columns: dict[str, Any], trigger: Trigger, now_us: int
     ) -> Row | None:
         """The next version of a row, or null if nothing in it has changed."""
         encoded = orjson.dumps(columns)
@@ -196,5 +196,5 @@ class PatientState(ABC):
         # Time-based, so that versions grow across restarts and jobs, yet never stand still within one.
         version = max(now_us, version + 1)
         self.rows[key] = (version, digest)
-        stamp = {"version": version, "updated_at": to_rfc3339(now_us), "source_event_id": cause.event_id}
-        return Row(table_key, version, cause.publish_us, encoded[:-1] + b"," + orjson.dumps(stamp)[1:])
+        stamp = {"version": version, "updated_at": to_rfc3339(now_us), "source_event_id": trigger.event_id}
+        return Row(table_key, version, trigger.publish_us, encoded[:-1] + b"," + orjson.dumps(stamp)[1:])

@@ -7,8 +7,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from transforms.deduplication import name_of
-from transforms.events import Event, ReviewFact
+from transforms.deduplication import deduplication_key
+from transforms.events import Event, ReviewItemFact
 from transforms.projections.advancing import advance
 from transforms.projections.ordering import in_order, in_periods
 from transforms.projections.projector import Output, Projector
@@ -46,7 +46,7 @@ class BoundedProjectFn(beam.DoFn):
             for event in unpack(packed):
                 histories[event.patient_id].append(event)
         for history in histories.values():
-            if events := without_duplicates(self._projector, _newest_reviews(history), _FirstOfEach()):
+            if events := without_duplicates(self._projector, _without_outdated(history), _FirstOfEach()):
                 yield from self._project(events)
         if self._meter:
             self._meter.projected(sum(map(len, histories.values())))
@@ -78,11 +78,11 @@ class BoundedProjectFn(beam.DoFn):
                 yield from emitted(output, counted)
 
 
-def _newest_reviews(events: list[Event]) -> list[Event]:
+def _without_outdated(events: list[Event]) -> list[Event]:
     """The events without outdated review items, which would be applied by time, not by revision."""
     newest: dict[str, int] = {}
     for event in events:
-        if isinstance(event.fact, ReviewFact):
+        if isinstance(event.fact, ReviewItemFact):
             known = newest.get(event.fact.nudge_id, 0)
             newest[event.fact.nudge_id] = max(known, event.fact.revision)
     if not newest:
@@ -90,7 +90,7 @@ def _newest_reviews(events: list[Event]) -> list[Event]:
     return [
         event
         for event in events
-        if not isinstance(event.fact, ReviewFact) or event.fact.revision == newest[event.fact.nudge_id]
+        if not isinstance(event.fact, ReviewItemFact) or event.fact.revision == newest[event.fact.nudge_id]
     ]
 
 
@@ -102,5 +102,5 @@ class _FirstOfEach:
 
     def __call__(self, event: Event) -> bool:
         before = len(self._seen)
-        self._seen.add(name_of(event))
+        self._seen.add(deduplication_key(event))
         return len(self._seen) > before

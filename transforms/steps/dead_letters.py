@@ -11,7 +11,7 @@ from transforms.steps.telemetry import count
 from transforms.times import MICROS
 
 
-class ToRow(beam.DoFn):
+class DeadLetterToRow(beam.DoFn):
     """DeadLetter → Row of `dead_letters`; counted by reason."""
 
     def __init__(self, job_name: str, clock: Callable[[], float] = time.time) -> None:

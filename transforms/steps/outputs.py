@@ -17,7 +17,7 @@ from transforms.steps.telemetry import POLICY, count
 from transforms.steps.validation import DEAD_LETTERS
 
 NUDGES = "nudges"
-REVIEWS = "reviews"
+REVIEW_ITEMS = "reviews"
 
 
 def without_duplicates[S: PatientState](
@@ -50,8 +50,8 @@ def emitted(output: Output, counted: Iterable[Counted] = ()) -> list[Tagged]:
         count(f"{nudge.attributes['kind']}.generated.{nudge.attributes['type']}", namespace=POLICY)
     if output.nudges:
         outputs.append(TaggedOutput(NUDGES, NudgeChunk(output.nudges)))
-    if output.reviews:
-        outputs.append(TaggedOutput(REVIEWS, EventChunk(output.reviews)))
+    if output.review_items:
+        outputs.append(TaggedOutput(REVIEW_ITEMS, EventChunk(output.review_items)))
     return outputs
 
 

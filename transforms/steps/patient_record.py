@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from transforms.dead_letters import failed_in_projection
-from transforms.deduplication import REMEMBERED_SECONDS, SeenIds, name_of
+from transforms.deduplication import REMEMBERED_SECONDS, SeenIds, deduplication_key
 from transforms.events import Event
 from transforms.steps.timers import set_without_hold
 from transforms.times import MICROS
@@ -59,7 +59,7 @@ class PatientRecord(msgspec.Struct, array_like=True):
         now, is_new, failed = now_us // MICROS, self.seen.is_new, self.failed
 
         def admits(event: Event) -> bool:
-            name = name_of(event)
+            name = deduplication_key(event)
             new = is_new(name, now)
             if name in failed and (new or failed_in_projection(event.message)):
                 failed.remove(name)
@@ -70,7 +70,7 @@ class PatientRecord(msgspec.Struct, array_like=True):
 
     def add_failed(self, event: Event) -> None:
         """Remembers that the event failed, so that its replay is no duplicate."""
-        self.failed.append(name_of(event))
+        self.failed.append(deduplication_key(event))
         del self.failed[:-_MAX_FAILED]
 
     def ids_expire_us(self, now_us: int) -> int:

@@ -15,7 +15,7 @@ from transforms.events import REVIEW, Event
 from transforms.projections.advancing import advance, project
 from transforms.projections.ordering import in_order
 from transforms.projections.projector import Output, Projector
-from transforms.projections.state import Cause, Memory, PatientState
+from transforms.projections.state import KnownPatient, PatientState, Trigger
 from transforms.steps.coders import unpack
 from transforms.steps.outputs import emitted, failed, without_duplicates
 from transforms.steps.patient_record import PatientRecord
@@ -36,7 +36,7 @@ class StateTooLargeError(Exception):
 
 
 class StreamingProjectFn(beam.DoFn):
-    """(patient, packed events) → rows on the outputs of their tables, NUDGES, REVIEWS, DEAD_LETTERS."""
+    """(patient, packed events) → rows on the outputs of their tables, NUDGES, REVIEW_ITEMS, DEAD_LETTERS."""
 
     STATE = ReadModifyWriteStateSpec("state", BytesCoder())
     WAKE = TimerSpec("wake", TimeDomain.REAL_TIME)
@@ -48,14 +48,14 @@ class StreamingProjectFn(beam.DoFn):
         projector: Projector[Any],
         bounded: bool = False,
         rebuild: Rebuild | None = None,
-        memories: Callable[[], Mapping[str, Memory]] = dict,
+        known_patients: Callable[[], Mapping[str, KnownPatient]] = dict,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """The arguments are those of `Projection`."""
         self._projector = projector
         self._bounded = bounded
         self._rebuild = rebuild
-        self._memories = memories
+        self._memories = known_patients
         self._clock = clock
 
     def default_label(self) -> str:
@@ -133,7 +133,7 @@ class StreamingProjectFn(beam.DoFn):
         state: PatientState = self._projector.state_type.decode(encoded)
         if not encoded:
             if memory := self._known.get(patient_id):
-                state.recall(memory)
+                state.start_from(memory)
             if self._rebuild:
                 state.held_until_us = self._rebuild.until_us
                 count("rebuild.held")
@@ -179,7 +179,7 @@ class StreamingProjectFn(beam.DoFn):
         output = Output()
         try:
             state = change(self._projector.state_type.decode(record.state), call.now_us)
-            project(self._projector, state, Cause(call.patient_id, None, call.now_us), call.now_us, output)
+            project(self._projector, state, Trigger(call.patient_id, None, call.now_us), call.now_us, output)
         except Exception as error:
             # One patient's state must not stop the stream; the patient's next event tries again.
             _LOGGER.error("%s failed at a timer (%s).", self._projector.tables[0], type(error).__name__)
