@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from transforms.dead_letters import DeadLetter, dead_letter_row
-from transforms.deduplication import name_of
+from transforms.deduplication import deduplication_key
 from transforms.events import REVIEW, Event
 from transforms.message import Message
 from transforms.projections.adherence import Adherence
-from transforms.projections.projector import Cause, Output, Projector, Settings, in_periods
+from transforms.projections.advancing import advance
+from transforms.projections.ordering import in_periods
+from transforms.projections.projector import Output, Projector, RuleSettings
 from transforms.projections.quality import Quality
 from transforms.projections.work_queue import WorkQueue
 from transforms.steps.routing import ROUTES
@@ -32,7 +34,7 @@ _RECEIVES = {
 }
 
 
-def run(events_file: Path, output_dir: Path, settings: Settings) -> Counter[str]:
+def run(events_file: Path, output_dir: Path, settings: RuleSettings) -> Counter[str]:
     """Runs over the file and writes `<table>.jsonl` and `nudges.jsonl`; gives the count of each outcome."""
     output_dir.mkdir(parents=True)
     account: Counter[str] = Counter()
@@ -42,9 +44,11 @@ def run(events_file: Path, output_dir: Path, settings: Settings) -> Counter[str]
     account["dead_letter"] = len(letters)
     output = Output()
     for projector in (Adherence(settings), Quality(settings), WorkQueue(settings)):
-        received = (event for event in [*unique, *output.reviews] if event.kind in _RECEIVES[type(projector)])
+        received = (
+            event for event in [*unique, *output.review_items] if event.kind in _RECEIVES[type(projector)]
+        )
         if isinstance(projector, WorkQueue):
-            output.reviews = []
+            output.review_items = []
         _project(projector, received, output, account)
     now_us = int(time.time() * MICROS)
     rows = [*output.rows, *(("dead_letters", dead_letter_row(letter, now_us, "bare")) for letter in letters)]
@@ -74,7 +78,7 @@ def _validated(path: Path) -> tuple[list[Event], list[DeadLetter]]:
 def _unique(events: Iterable[Event]) -> Iterator[Event]:
     seen: dict[str, set[str]] = {}
     for event in events:
-        names, name = seen.setdefault(event.patient_id, set()), name_of(event)
+        names, name = seen.setdefault(event.patient_id, set()), deduplication_key(event)
         if name not in names:
             names.add(name)
             yield event
@@ -86,16 +90,11 @@ def _project(
     by_patient: dict[str, list[Event]] = {}
     for event in events:
         by_patient.setdefault(event.patient_id, []).append(event)
-    for patient_id, members in by_patient.items():
+    for members in by_patient.values():
         state, now_us = projector.state_type(), int(time.time() * MICROS)
         for period in in_periods(members):
-            for event in period:
-                cause = Cause(patient_id, event.event_id, event.message.publish_us)
-                outcome = projector.apply(state, event, cause, now_us, output)
-                if event.kind in projector.counted_kinds:
-                    account[outcome] += 1
-            oldest_us = min(event.message.publish_us for event in period)
-            projector.project(state, Cause(patient_id, period[-1].event_id, oldest_us), now_us, output)
+            for _, outcome in advance(projector, state, period, now_us, output):
+                account[outcome] += 1
 
 
 def _write(path: Path, bodies: list[bytes]) -> None:

@@ -21,7 +21,7 @@ import orjson
 from apache_beam.runners.runner import PipelineResult
 
 from pipeline.reporting.metrics_file import snapshot
-from transforms.projections.projector import Settings
+from transforms.projections.projector import RuleSettings
 
 _KEYS = {
     "adherence": ("patient_id", "week_start"),
@@ -63,7 +63,7 @@ Way = Callable[[Path, Path], tuple[Callable[[], Lines], Counter[str]]]
 def _bare(events_file: Path, output: Path) -> tuple[Callable[[], Lines], Counter[str]]:
     from benchmarks import bare
 
-    account = bare.run(events_file, output, Settings(nudge_max_age_hours=0))
+    account = bare.run(events_file, output, RuleSettings(nudge_max_age_hours=0))
     return lambda: _lines(output), account
 
 

@@ -31,7 +31,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.options import RehabOptions
 from pipeline.sinks.nudges import WriteNudges
 from pipeline.sinks.tables import WriteTable
-from transforms.dead_letters import PROJECTION_FAILED, DeadLetter, ToRow
+from transforms.dead_letters import PROJECTION_FAILED, DeadLetter
 from transforms.decoding import decode
 from transforms.deduplication import REMEMBERED_SECONDS
 from transforms.events import (
@@ -45,12 +45,14 @@ from transforms.events import (
 )
 from transforms.message import Message
 from transforms.projections.adherence import Adherence
-from transforms.projections.projector import ALWAYS, PROCESSED, Cause, Output, PatientState, Projector
+from transforms.projections.projector import PROCESSED, Output, Projector
 from transforms.projections.quality import Quality
+from transforms.projections.state import ALWAYS, PatientState, Trigger
 from transforms.projections.work_queue import WorkQueue
 from transforms.rows import Row
 from transforms.steps.chunks import NudgeChunk
-from transforms.steps.projecting import NUDGES, REVIEWS
+from transforms.steps.dead_letters import DeadLetterToRow
+from transforms.steps.outputs import NUDGES, REVIEW_ITEMS
 from transforms.steps.routing import ROUTES
 from transforms.steps.tagging import tagged
 from transforms.steps.telemetry import POLICY, count
@@ -109,7 +111,7 @@ def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
     )
     adherence = _received(unique, "adherence") | "Adherence" >> Projection(Adherence(settings))
     quality = _received(unique, "quality") | "Quality" >> Projection(Quality(settings))
-    findings = (adherence[REVIEWS], quality[REVIEWS])
+    findings = (adherence[REVIEW_ITEMS], quality[REVIEW_ITEMS])
     work_queue = (*_received(unique, "work_queue"), *findings) | "Work queue" >> Projection(
         WorkQueue(settings)
     )
@@ -126,7 +128,7 @@ def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
     rows = (
         (*letters, *refused)
         | "Dead letters" >> beam.Flatten()
-        | "To rows" >> beam.ParDo(ToRow(options.job_name)).with_output_types(Row)
+        | "To rows" >> beam.ParDo(DeadLetterToRow(options.job_name)).with_output_types(Row)
     )
     rows | "Write dead_letters" >> WriteTable("dead_letters", options, last_resort=True)
 
@@ -204,7 +206,7 @@ class Deduplicate(beam.DoFn):
 
 
 class Projection(beam.PTransform[Any, Any]):
-    """(PCollection of Valid or Event, …) → outputs named after the tables, NUDGES, REVIEWS, DEAD_LETTERS."""
+    """(PCollection of Valid or Event, …) → an output per table, NUDGES, REVIEW_ITEMS, DEAD_LETTERS."""
 
     def __init__(self, projector: Projector[Any]) -> None:
         super().__init__()
@@ -212,7 +214,7 @@ class Projection(beam.PTransform[Any, Any]):
 
     def expand(self, events: Any) -> Any:
         rows: dict[str, type] = dict.fromkeys(self._projector.tables, Row)
-        outputs = {NUDGES: NudgeChunk, REVIEWS: Event, DEAD_LETTERS: DeadLetter} | rows
+        outputs = {NUDGES: NudgeChunk, REVIEW_ITEMS: Event, DEAD_LETTERS: DeadLetter} | rows
         return (
             events
             | "All" >> beam.Flatten().with_output_types(Any)
@@ -222,7 +224,7 @@ class Projection(beam.PTransform[Any, Any]):
 
 
 class Project(beam.DoFn):
-    """(patient, Valid or Event) → rows on the outputs of their tables, NUDGES, REVIEWS, DEAD_LETTERS.
+    """(patient, Valid or Event) → rows on the outputs of their tables, NUDGES, REVIEW_ITEMS, DEAD_LETTERS.
 
     The policy's own findings come as Event.
     """
@@ -242,12 +244,12 @@ class Project(beam.DoFn):
         projector, arrived = self._projector, element[1]
         event = arrived.event() if isinstance(arrived, Valid) else arrived
         now_us, output = int(time.time() * MICROS), Output()
-        cause = Cause(event.patient_id, event.event_id, event.message.publish_us)
+        trigger = Trigger(event.patient_id, event.event_id, event.message.publish_us)
         state = cell.read() or projector.state_type()
         try:
-            outcome = projector.apply(state, event, cause, now_us, output)
+            outcome = projector.apply(state, event, trigger, now_us, output)
             state.changed_since = ALWAYS
-            projector.project(state, cause, now_us, output)
+            projector.project(state, trigger, now_us, output)
         except Exception as error:
             problem = f"event: {type(error).__name__} in the projection"
             letter = DeadLetter(PROJECTION_FAILED, "Project", problem, event.message, event.event_id)
@@ -268,7 +270,7 @@ class Project(beam.DoFn):
         """Projects again because time has passed."""
         now_us, output = int(time.time() * MICROS), Output()
         state = self._projector.wake(cell.read(), now_us)
-        self._projector.project(state, Cause(patient_id, None, now_us), now_us, output)
+        self._projector.project(state, Trigger(patient_id, None, now_us), now_us, output)
         self._keep(state, now_us, cell, wake_up)
         yield from _tagged(output)
 
@@ -290,4 +292,4 @@ def _tagged(output: Output) -> Iterator[Any]:
     for nudge in output.nudges:
         count(f"{nudge.attributes['kind']}.generated.{nudge.attributes['type']}", 1, POLICY)
         yield TaggedOutput(NUDGES, NudgeChunk((nudge,)))
-    yield from (TaggedOutput(REVIEWS, review) for review in output.reviews)
+    yield from (TaggedOutput(REVIEW_ITEMS, review) for review in output.review_items)

@@ -29,7 +29,8 @@ PARTS = tuple(
     for name, functions, why in (
         (
             "output",
-            r"transforms/(batching|dead_letters)\.py|apache_beam/transforms/util\.py .*_GroupIntoBatches"
+            r"transforms/(steps/batching|steps/dead_letters|dead_letters)\.py"
+            r"|apache_beam/transforms/util\.py .*_GroupIntoBatches"
             r"|apache_beam/io/gcp/pubsub\.py|pipeline/sinks\.py"
             r"|benchmarks/streaming_shape\.py _(Write|Publish)",
             "a row waits in state until its batch is full, and is encoded; a nudge becomes a message",
@@ -48,29 +49,30 @@ PARTS = tuple(
         ),
         (
             "state: decoded, encoded",
-            r"transforms/(projection\.py PatientState|adherence\.py AdherenceState"
-            r"|quality\.py QualityState|work_queue\.py WorkQueueState|projecting\.py _Kept)"
-            r".*\.(decode|encode|own|take_own|read|write)\b",
+            r"transforms/(projections/.* (Patient|Adherence|Quality|WorkQueue)State"
+            r"|steps/patient_record\.py PatientRecord)"
+            r".*\.(decode|encode|to_stored|restore|read|write)\b",
             "28 days of a patient are one value, whatever little of it an event concerns",
         ),
         (
             "rules: projections",
-            r"transforms/(adherence|quality|work_queue|policy|consent|projection|rows)\.py",
+            r"transforms/(projections/.*|policy/.*|rows)\.py",
             "the rules themselves, for each patient of a bundle; in the plain loop once, in the end",
         ),
         (
             "rules: validation",
-            r"transforms/(validation|decoding|events)\.py",
+            r"transforms/(steps/validation|decoding|events)\.py",
             "as in the plain loop",
         ),
         (
             "rules: deduplication",
-            r"transforms/deduplication\.py|transforms/projecting\.py (_Kept\.admitting|_new_ones)\b",
+            r"transforms/deduplication\.py"
+            r"|transforms/steps/(patient_record\.py PatientRecord\.admitting|outputs\.py without_dup)",
             "each id is hashed, and looked for in each projection that receives its event",
         ),
         (
             "events: packed, encoded",
-            r"transforms/(coders|chunks)\.py",
+            r"transforms/steps/(coders|chunks)\.py",
             "an event is encoded and decoded each time that it is sent to the worker that has its key",
         ),
         (

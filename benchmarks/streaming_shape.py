@@ -98,7 +98,7 @@ def _build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
     # Not imported above: it registers coders, without which the naive graph has to do.
     from pipeline import graph
 
-    with patch.object(graph, "Memories", lambda *_: dict):
+    with patch.object(graph, "KnownPatients", lambda *_: dict):
         graph.build(pipeline, options)
 
 

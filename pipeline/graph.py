@@ -4,7 +4,7 @@ Every step has an explicit name. Operators see these names, and a running job ca
 the same: tests/releases records them for each release.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import apache_beam as beam
@@ -14,20 +14,22 @@ from pipeline.cloud.files import InputFile
 from pipeline.options import RehabOptions
 from pipeline.outputs import DeadLetters
 from pipeline.reading import ReadMessages
-from pipeline.rebuild import Memories
+from pipeline.rebuild import KnownPatients
 from pipeline.reporting.meter import UNMETERED, Meter
 from pipeline.runners import Runner
 from pipeline.sinks.nudges import WriteNudges
 from pipeline.sinks.tables import WriteTable
-from transforms.dead_letters import DeadLetter, ToRow
+from transforms.dead_letters import DeadLetter
 from transforms.message import Message
 from transforms.projections.adherence import Adherence
 from transforms.projections.quality import Quality
+from transforms.projections.state import KnownPatient
 from transforms.projections.work_queue import WorkQueue
 from transforms.rows import Row
 from transforms.steps.chunks import EventChunk, EventChunkCoder, NudgeChunk, NudgeChunkCoder
 from transforms.steps.coders import DeadLetterCoder, MessageCoder
-from transforms.steps.projecting import Projection
+from transforms.steps.dead_letters import DeadLetterToRow
+from transforms.steps.projection import Projection
 from transforms.steps.rebuilding import Rebuild
 from transforms.steps.tagging import tagged
 from transforms.steps.validation import OUTPUTS, Validate
@@ -60,7 +62,7 @@ def build(
     projection = partial(
         Projection,
         bounded=options.is_bounded,
-        memories=Memories(options.dataset, rebuild) if options.dataset and not options.is_bounded else dict,
+        known_patients=_known_patients(options, rebuild),
         shards=DIRECT_SHARDS if options.runs_on is Runner.DIRECT else SHARDS,
         meter=meter,
     )
@@ -75,7 +77,7 @@ def build(
     quality = dead_letters.projected(
         (valid.quality,) | "Quality" >> projection(Quality(settings), rebuild=rebuild)
     )
-    to_work_queue = (valid.work_queue, adherence.findings, quality.findings)
+    to_work_queue = (valid.work_queue, adherence.review_items, quality.review_items)
     after_findings = rebuild.after_findings() if rebuild else None
     work_queue = dead_letters.projected(
         to_work_queue | "Work queue" >> projection(WorkQueue(settings), rebuild=after_findings)
@@ -94,5 +96,13 @@ def build(
         dead_letters.add(projected.rows(table) | f"Write {table}" >> WriteTable(table, options))
 
     letters = dead_letters.all() | "Dead letters" >> beam.Flatten()
-    rows = letters | "To rows" >> beam.ParDo(ToRow(options.job_name)).with_output_types(Row)
+    rows = letters | "To rows" >> beam.ParDo(DeadLetterToRow(options.job_name)).with_output_types(Row)
     rows | "Write dead_letters" >> WriteTable("dead_letters", options, last_resort=True)
+
+
+def _known_patients(
+    options: RehabOptions, rebuild: Rebuild | None
+) -> Callable[[], Mapping[str, KnownPatient]]:
+    if options.dataset and not options.is_bounded:
+        return KnownPatients(options.dataset, rebuild)
+    return dict

@@ -24,9 +24,9 @@ from pipeline.cloud.files import usable_path
 from pipeline.errors import OptionsError as OptionsError
 from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
 from pipeline.runners import Runner
-from transforms.policy import Policy, policy_from
+from transforms.policy.thresholds import Policy, policy_from
 from transforms.projections.consent import CONSENT_MODES
-from transforms.projections.projector import Settings
+from transforms.projections.projector import RuleSettings
 
 _BUCKET_FOLDER = re.compile(r"gs://[a-z0-9][-_.a-z0-9]+[a-z0-9]/.*")
 
@@ -181,12 +181,12 @@ class RehabOptions(PipelineOptions):
         self._add_argparse_args(declared)
         return {name: getattr(self, name) for name in vars(declared.parse_args([]))}
 
-    def settings(self, rebuilt_since_us: int | None = None) -> Settings:
+    def settings(self, rebuilt_since_us: int | None = None) -> RuleSettings:
         """The rules' settings; `rebuilt_since_us` is where a rebuild starts, in µs since the epoch.
 
         Raises OptionsError if the policy file is invalid.
         """
-        return Settings(
+        return RuleSettings(
             policy=_policy(self.policy_config),
             consent=self.consent,
             prescribed_sessions_per_week=self.prescribed_sessions_per_week,

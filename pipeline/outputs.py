@@ -8,7 +8,7 @@ from apache_beam.pvalue import DoOutputsTuple
 from transforms.dead_letters import DeadLetter
 from transforms.rows import Row
 from transforms.steps.chunks import EventChunk, NudgeChunk
-from transforms.steps.projecting import NUDGES, REVIEWS
+from transforms.steps.outputs import NUDGES, REVIEW_ITEMS
 from transforms.steps.validation import DEAD_LETTERS
 
 
@@ -27,7 +27,7 @@ class Projected:
         """`outputs` are those of the transform."""
         self._outputs = outputs
         self.nudges: PCollection[NudgeChunk] = outputs[NUDGES]
-        self.findings: PCollection[EventChunk] = outputs[REVIEWS]
+        self.review_items: PCollection[EventChunk] = outputs[REVIEW_ITEMS]
 
     def rows(self, table: str) -> PCollection[Row]:
         """The rows of one of its tables. Raises ValueError if it has no such table."""

@@ -18,7 +18,7 @@ from pipeline.errors import OperatorError
 from pipeline.options import RehabOptions
 from pipeline.sinks.bigquery import patience
 from transforms.projections.consent import Decision
-from transforms.projections.projector import KnownReview, Memory
+from transforms.projections.state import KnownPatient, KnownReviewItem
 from transforms.steps.rebuilding import Rebuild
 from transforms.times import DAY_US, MICROS, day_of, iso_date, to_micros, to_rfc3339
 
@@ -68,7 +68,7 @@ def seek(options: RehabOptions, rebuild: Rebuild) -> None:
         _LOGGER.info("%s subscription sought back %d days", role, options.rebuild_days)
 
 
-class Memories:
+class KnownPatients:
     """What the tables know of patients, asked for in the process that needs it."""
 
     def __init__(self, dataset: str, rebuild: Rebuild | None) -> None:
@@ -76,23 +76,23 @@ class Memories:
         self._dataset = dataset
         self._rebuild = rebuild
 
-    def __call__(self) -> Mapping[str, Memory]:
+    def __call__(self) -> Mapping[str, KnownPatient]:
         """By patient. Blocks while BigQuery cannot be reached; raises RetryError after 10 minutes of that."""
         with _lock:
-            return _memories(self._dataset, self._rebuild)
+            return _known_patients(self._dataset, self._rebuild)
 
 
 @cache
-def _memories(dataset: str, rebuild: Rebuild | None) -> Mapping[str, Memory]:
-    memories: dict[str, Memory] = {}
+def _known_patients(dataset: str, rebuild: Rebuild | None) -> Mapping[str, KnownPatient]:
+    patients: dict[str, KnownPatient] = {}
     for row in _query(dataset, _CONSENTS):
-        memories[row["patient_id"]] = Memory(tuple(_decision(known) for known in row["decisions"]))
+        patients[row["patient_id"]] = KnownPatient(tuple(_decision(known) for known in row["decisions"]))
     if rebuild:
         for row in _query(dataset, _REVIEWS, *_provable(rebuild)):
-            memory = memories.get(row["patient_id"], Memory())
-            known = KnownReview(row["item_id"], to_micros(row["created_at"]), row["urgency"])
-            memories[row["patient_id"]] = memory._replace(reviews=(*memory.reviews, known))
-    return memories
+            patient = patients.get(row["patient_id"], KnownPatient())
+            item = KnownReviewItem(row["item_id"], to_micros(row["created_at"]), row["urgency"])
+            patients[row["patient_id"]] = patient._replace(review_items=(*patient.review_items, item))
+    return patients
 
 
 def _provable(rebuild: Rebuild) -> list[ScalarQueryParameter]:

@@ -10,11 +10,12 @@ import orjson
 
 from tests.oracle import Arrival
 from transforms.dead_letters import DeadLetter
-from transforms.deduplication import SeenIds, name_of
+from transforms.deduplication import SeenIds, deduplication_key
 from transforms.events import REVIEW, Event
 from transforms.message import Message
 from transforms.projections.adherence import Adherence
-from transforms.projections.projector import Cause, Output, Projector, Settings
+from transforms.projections.advancing import advance
+from transforms.projections.projector import Output, Projector, RuleSettings
 from transforms.projections.quality import Quality
 from transforms.projections.work_queue import WorkQueue
 from transforms.steps.routing import ROUTES
@@ -30,7 +31,7 @@ RECEIVES = {
 class ByHand:
     """Takes arrivals in and collects everything that comes out."""
 
-    def __init__(self, settings: Settings, now_us: int) -> None:
+    def __init__(self, settings: RuleSettings, now_us: int) -> None:
         self.projectors: list[Projector[Any]] = [Adherence(settings), Quality(settings), WorkQueue(settings)]
         self.now_us = now_us
         self.seen: dict[str, SeenIds] = defaultdict(SeenIds)
@@ -47,7 +48,9 @@ class ByHand:
             for outcome in validate(message, self.now_us):
                 if isinstance(outcome, DeadLetter):
                     self.dead_letters.append(outcome)
-                elif self.seen[outcome.patient_id].is_new(name_of(outcome), self.now_us // 1_000_000):
+                elif self.seen[outcome.patient_id].is_new(
+                    deduplication_key(outcome), self.now_us // 1_000_000
+                ):
                     events.append(outcome)
         for number, projector in enumerate(self.projectors):
             events += self._project(number, projector, events)
@@ -59,21 +62,15 @@ class ByHand:
                 by_patient[event.patient_id].append(event)
         output = Output()
         for patient_id, chunk in by_patient.items():
-            chunk.sort(key=lambda event: (event.kind != "consent", event.ts_us, event.event_id))
             state = projector.state_type.decode(self.states.get((number, patient_id)))
             self.now_us += 1
-            projector.expect(state, chunk)
-            for event in chunk:
-                cause = Cause(patient_id, event.event_id, event.message.publish_us)
-                outcome = projector.apply(state, event, cause, self.now_us, output)
-                if event.kind in projector.counted_kinds:
-                    self.outcomes[event.event_id] = outcome
-            projector.project(state, Cause(patient_id, chunk[-1].event_id, 0), self.now_us, output)
+            for event, outcome in advance(projector, state, chunk, self.now_us, output):
+                self.outcomes[event.event_id] = outcome
             self.states[number, patient_id] = state.encode()
         for table, row in output.rows:
             self.rows[table].append(json.loads(row.body))
         self.nudges += [orjson.loads(nudge.body) for nudge in output.nudges]
-        return output.reviews
+        return output.review_items
 
 
 def bundles(arrivals: Sequence[Arrival], rng: Random) -> list[list[Message]]:

@@ -2,18 +2,14 @@
 
 import base64
 import hashlib
-import time
-from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import apache_beam as beam
 import orjson
 
 from transforms.message import Message
 from transforms.reasons import REASONS as REASONS
 from transforms.rows import Row
-from transforms.steps.telemetry import count
-from transforms.times import MICROS, to_rfc3339
+from transforms.times import to_rfc3339
 
 PROJECTION_FAILED = "projection_failed"
 WRITE_REJECTED = "write_rejected"
@@ -75,17 +71,3 @@ def _attempts(attributes: dict[str, str]) -> int:
     earlier = attributes.get(ATTEMPTS_ATTRIBUTE, "")
     # A publisher may say anything, and neither JSON nor BigQuery takes any number.
     return 1 + (min(int(earlier), _MOST_ATTEMPTS) if earlier.isascii() and earlier.isdecimal() else 0)
-
-
-class ToRow(beam.DoFn):
-    """DeadLetter → Row of `dead_letters`; counted by reason."""
-
-    def __init__(self, job_name: str, clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives the present in seconds since the epoch."""
-        self._job_name = job_name
-        self._clock = clock
-
-    def process(self, letter: DeadLetter) -> Iterator[Row]:
-        count(f"event.dead_letter.{letter.reason}")
-        count("row.projected.dead_letters")
-        yield dead_letter_row(letter, int(self._clock() * MICROS), self._job_name)

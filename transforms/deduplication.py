@@ -24,7 +24,7 @@ _DIGEST_BYTES = 8
 _ITEM_KINDS = {"alert": "item", "feedback": "item"}
 
 
-def name_of(event: Event) -> str:
+def deduplication_key(event: Event) -> str:
     """By what an event is known among its patient's."""
     return f"{_ITEM_KINDS.get(event.kind, event.kind)} {event.event_id}"
 

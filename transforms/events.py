@@ -387,7 +387,7 @@ class ConsentFact(Value, frozen=True, tag="consent"):
     expires_us: int | None
 
 
-class ReviewFact(Value, frozen=True, tag="review"):
+class ReviewItemFact(Value, frozen=True, tag="review"):
     """A policy finding on its way to the patient's work queue, or (`withdrawn`) out of it.
 
     Of several with one `nudge_id` the one with the highest `revision` holds.
@@ -401,7 +401,7 @@ class ReviewFact(Value, frozen=True, tag="review"):
     context: str
 
 
-Fact = SessionFact | RepFact | FeedbackFact | AlertFact | ConsentFact | ReviewFact
+Fact = SessionFact | RepFact | FeedbackFact | AlertFact | ConsentFact | ReviewItemFact
 
 # The kind under which the policy's own findings reach the work queue; no event from outside has it.
 REVIEW = "review"

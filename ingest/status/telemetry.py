@@ -5,7 +5,7 @@ from typing import NamedTuple
 from pipeline.reporting.metrics import BROADWAY, LATENCY, POLICY
 from pipeline.tables import TABLES
 from transforms.events import KINDS
-from transforms.policy import RULES
+from transforms.policy.rules import RULES
 from transforms.reasons import REASONS
 
 

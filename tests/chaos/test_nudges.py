@@ -14,8 +14,10 @@ from tests.chaos.nudges import POLICY, Verdict, judge
 from tests.chaos.story import Sent, Story, tell
 from tests.oracle import Arrival, expected
 from transforms.message import Message
-from transforms.policy import Finding, Subject, announce, policy_from
-from transforms.projections.projector import Settings
+from transforms.policy.findings import Finding
+from transforms.policy.nudges import Origin, announce
+from transforms.policy.thresholds import policy_from
+from transforms.projections.projector import RuleSettings
 from transforms.times import iso_date, to_micros
 
 _BEGIN = datetime(2026, 2, 28, 12, tzinfo=UTC)
@@ -69,14 +71,14 @@ def judged(
     uploads: frozenset[str] = frozenset(),
     hidden: frozenset[str] = frozenset(),
 ) -> Verdict:
-    nudges = [announce(Subject("p", None, None, 0), each, _END_US) for each in findings]
+    nudges = [announce(Origin("p", None, None, 0), each, _END_US) for each in findings]
     story = Story([], list(arrivals), uploads, hidden, {}, expected(arrivals))
     return judge([orjson.loads(nudge.body) for nudge in nudges], story)
 
 
 def said_by_hand(messages: Sequence[Sent]) -> list[dict[str, Any]]:
     """What a job says to which they arrive one by one."""
-    settings = Settings(policy=policy_from(yaml.safe_load(POLICY)), nudge_max_age_hours=0)
+    settings = RuleSettings(policy=policy_from(yaml.safe_load(POLICY)), nudge_max_age_hours=0)
     job = ByHand(settings, to_micros(datetime.now(UTC)))
     for number, message in enumerate(messages):
         job.take([Message(message.payload, {}, "test", str(number), job.now_us)])

@@ -22,7 +22,7 @@ from tests.integration.streaming import (
 )
 from tests.oracle import expected
 from tests.strategies import random_arrivals
-from transforms.policy import RULES
+from transforms.policy.rules import RULES
 
 Start = Callable[..., Job]
 

@@ -106,8 +106,8 @@ def test_each_part_of_the_streams_time_is_of_functions_that_run(in_order: Path) 
 
 def test_a_stack_belongs_to_the_first_part_that_it_passes_through() -> None:
     worker = Function("apache_beam/runners/worker/sdk_worker.py", "SdkWorker.process_bundle")
-    step = Function("transforms/steps/projecting.py", "Project.process")
-    decoding = Function("transforms/projections/projector.py", "PatientState.decode")
+    step = Function("transforms/steps/streaming.py", "StreamingProjectFn.process")
+    decoding = Function("transforms/projections/state.py", "PatientState.decode")
     library = Function("some_package/module.py", "function")
     stacks = Counter(
         {

@@ -17,7 +17,7 @@ from transforms.message import Message
 from transforms.projections.adherence import CONSENTS_TABLE
 from transforms.rows import Row
 from transforms.steps.chunks import NudgeChunk
-from transforms.steps.projecting import REVIEWS
+from transforms.steps.outputs import REVIEW_ITEMS
 
 HISTORY = ("version", "updated_at", "source_event_id")
 
@@ -28,7 +28,7 @@ class Seen:
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
         self.nudges: set[str] = set()
-        self.reviews: list[Event] = []
+        self.review_items: list[Event] = []
 
     def take(self, outputs: Iterable[tuple[str, Any]]) -> None:
         for tag, value in outputs:
@@ -40,8 +40,8 @@ class Seen:
                     self.rows[tag, value.key] = (value.version, shown)
             elif isinstance(value, NudgeChunk):
                 self.nudges |= {nudge.attributes["nudge_id"] for nudge in value}
-            elif tag == REVIEWS:
-                self.reviews += value
+            elif tag == REVIEW_ITEMS:
+                self.review_items += value
 
     @property
     def current(self) -> dict[tuple[str, str], dict[str, Any]]:
@@ -100,5 +100,5 @@ def test_what_is_handed_over_again_changes_nothing(step: str, arrivals: list[Arr
     assert again.nudges == once.nudges
     # So do the findings that go on to the work queue.
     queue = list(PROJECTORS)[-1]
-    reviewed = [seen_of(queue, grouped(seen.reviews, rng)).current for seen in (once, again)]
+    reviewed = [seen_of(queue, grouped(seen.review_items, rng)).current for seen in (once, again)]
     assert reviewed[0] == reviewed[1]

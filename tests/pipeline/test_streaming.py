@@ -14,18 +14,20 @@ from msgspec.structs import replace
 
 from tests import stream_clock
 from tests.stream_clock import Listen, StreamClock, heard
-from transforms.events import REVIEW, Event, ReviewFact, parse_event
+from transforms.events import REVIEW, Event, ReviewItemFact, parse_event
 from transforms.message import Message
-from transforms.policy import Nudge
+from transforms.policy.nudges import Nudge
 from transforms.projections.adherence import Adherence
 from transforms.projections.consent import Decision
-from transforms.projections.projector import Cause, KnownReview, Memory, Output, Projector, Settings
+from transforms.projections.projector import Output, Projector, RuleSettings
 from transforms.projections.quality import Quality
+from transforms.projections.state import KnownPatient, KnownReviewItem, Trigger
 from transforms.projections.work_queue import WorkQueue
 from transforms.rows import Row, unpack_row
 from transforms.steps.batching import Batch
 from transforms.steps.chunks import EventChunk
-from transforms.steps.projecting import NUDGES, REVIEWS, Projection
+from transforms.steps.outputs import NUDGES, REVIEW_ITEMS
+from transforms.steps.projection import Projection
 from transforms.steps.rebuilding import Rebuild
 from transforms.steps.validation import DEAD_LETTERS
 from transforms.times import MICROS, to_rfc3339
@@ -167,8 +169,8 @@ def events() -> Stream:
 class Stumbling(Adherence):
     """Breaks on one event, as a fault in a rule would."""
 
-    def apply(self, state: Any, event: Event, cause: Cause, now_us: int, output: Output) -> str:
-        outcome = super().apply(state, event, cause, now_us, output)
+    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
+        outcome = super().apply(state, event, trigger, now_us, output)
         if event.event_id == "broken":
             raise ZeroDivisionError("about patient p1")
         return outcome
@@ -180,16 +182,16 @@ def project(
     *,
     bounded: bool = False,
     rebuild: Rebuild | None = None,
-    known: dict[str, Memory] | None = None,
+    known: dict[str, KnownPatient] | None = None,
 ) -> Any:
     """Runs a stream of events, or of tuples of events, through a projection (adherence), and listens."""
-    projector = projector or Adherence(Settings())
+    projector = projector or Adherence(RuleSettings())
     with pipeline() as p:
         source = p | stream.with_output_types(Any) | beam.Map(_chunk).with_output_types(EventChunk)
         outputs = (source,) | Projection(
             projector, bounded, rebuild, partial(dict, known or {}), stream_clock.now
         )
-        for name in (*projector.tables, NUDGES, REVIEWS, DEAD_LETTERS):
+        for name in (*projector.tables, NUDGES, REVIEW_ITEMS, DEAD_LETTERS):
             outputs[name] | f"Listen to {name}" >> beam.ParDo(Listen(name))
     return p.result
 
@@ -224,7 +226,7 @@ def test_absence_timers_after_two_and_seven_days() -> None:
         (two_days, "missed_sessions", "medium"),
         (seven_days, "extended_absence", "high"),
     ]
-    assert [moment for moment, _ in heard(REVIEWS)] == [two_days, seven_days]
+    assert [moment for moment, _ in heard(REVIEW_ITEMS)] == [two_days, seven_days]
     grown = columns("adherence", "consecutive_missed_days", "source_event_id")
     assert grown[:3] == [(START, 0, "e1"), (two_days, 2, None), (two_days + DAY, 3, None)]
     assert [json.loads(nudge.body)["triggered_by"] for _, nudge in nudges()] == [None, None]
@@ -257,7 +259,7 @@ def test_an_absence_already_due_waits_a_minute_for_events_on_their_way() -> None
         .advance_processing_time(MINUTE)
         .advance_watermark_to_infinity()
     )
-    project(stream, Adherence(Settings(nudge_max_age_hours=0)))
+    project(stream, Adherence(RuleSettings(nudge_max_age_hours=0)))
     timers = [nudge for nudge in nudges() if nudge[1].attributes["severity"] == "medium"]
     assert [(moment, json.loads(nudge.body)["subject_id"]) for moment, nudge in timers] == [
         (START + MINUTE, "p1")
@@ -343,7 +345,7 @@ def test_a_fault_takes_down_one_event_and_not_its_neighbors() -> None:
     stream = events().add_elements(
         [session("e1", START - HOUR), session("broken", START - 60), session("e2", START)]
     )
-    project(stream.advance_watermark_to_infinity(), Stumbling(Settings()))
+    project(stream.advance_watermark_to_infinity(), Stumbling(RuleSettings()))
     ((_, letter),) = heard(DEAD_LETTERS)
     assert (letter.reason, letter.event_id, letter.event_kind) == (
         "projection_failed",
@@ -417,7 +419,7 @@ def test_a_critical_alert_is_announced_at_once_in_a_rebuild_and_shown_after_it()
     alert = event("a1", START, {"alert_type": "fall", "urgency": "critical"}, "alert")
     stream = events().add_elements([alert]).advance_processing_time(MINUTE)
     stream.advance_watermark_to(UNTIL + 1).advance_processing_time(MINUTE).advance_watermark_to_infinity()
-    project(stream, WorkQueue(Settings()), rebuild=REBUILD)
+    project(stream, WorkQueue(RuleSettings()), rebuild=REBUILD)
     assert announced() == [(START, "critical_alert", "critical")]
     assert sorted(columns("work_queue", "item_type", "visible")) == [
         (START + MINUTE, "alert", True),
@@ -449,8 +451,8 @@ def test_consents_that_the_table_knows_hold_from_the_first_event_on() -> None:
         return Decision(at_us, at_us, event_id, status, None)
 
     known = {
-        "p1": Memory((decision(40, "c1", "granted"), decision(35, "c2", "revoked"))),
-        "p2": Memory((decision(40, "c1", "granted"),)),
+        "p1": KnownPatient((decision(40, "c1", "granted"), decision(35, "c2", "revoked"))),
+        "p2": KnownPatient((decision(40, "c1", "granted"),)),
     }
     stream = (
         events()
@@ -459,7 +461,7 @@ def test_consents_that_the_table_knows_hold_from_the_first_event_on() -> None:
         .advance_processing_time(MINUTE)
         .advance_watermark_to_infinity()
     )
-    project(stream, Adherence(Settings(consent="require")), known=known)
+    project(stream, Adherence(RuleSettings(consent="require")), known=known)
     assert {row[1] for row in columns("adherence", "patient_id")} == {"p2"}
     assert {row[1:] for row in columns("consents", "patient_id", "visible")} == {("p1", False), ("p2", True)}
 
@@ -482,18 +484,18 @@ def test_the_decisions_in_a_row_are_those_that_may_still_matter() -> None:
 
 
 def test_items_that_a_rebuild_does_not_prove_again_are_taken_out_when_it_has_caught_up() -> None:
-    review = ReviewFact("proven", int(START * MICROS), False, "high", "Pain reported", "{}")
+    review = ReviewItemFact("proven", int(START * MICROS), False, "high", "Pain reported", "{}")
     found = Event("e1", REVIEW, int(START * MICROS), "p1", "", None, review, Message(b"", {}, "", "", 0))
     created_us = int((START - DAY) * MICROS)
     known = {
-        patient: Memory(
-            (), (KnownReview("proven", created_us, "low"), KnownReview("gone", created_us, "low"))
+        patient: KnownPatient(
+            (), (KnownReviewItem("proven", created_us, "low"), KnownReviewItem("gone", created_us, "low"))
         )
         for patient in ("p1", "p2")
     }
     stream = events().add_elements([found]).advance_processing_time(MINUTE)
     stream.advance_watermark_to(UNTIL + 1).advance_processing_time(1).advance_watermark_to_infinity()
-    project(stream, WorkQueue(Settings()), rebuild=REBUILD, known=known)
+    project(stream, WorkQueue(RuleSettings()), rebuild=REBUILD, known=known)
     assert sorted(columns("work_queue", "item_id", "visible", "urgency")) == [
         (START + MINUTE, "gone", False, "low"),
         (START + MINUTE, "proven", True, "high"),
@@ -510,10 +512,10 @@ def replayed(found: Event) -> Event:
 class Mended(Adherence):
     """Breaks on one event the first time, as a fault in a rule would that the next release mends."""
 
-    def apply(self, state: Any, event: Event, cause: Cause, now_us: int, output: Output) -> str:
+    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
         if event.event_id == "broken" and not event.message.attributes:
             raise ZeroDivisionError("about patient p1")
-        return super().apply(state, event, cause, now_us, output)
+        return super().apply(state, event, trigger, now_us, output)
 
 
 def test_a_replay_reaches_once_the_projection_that_failed() -> None:
@@ -527,7 +529,7 @@ def test_a_replay_reaches_once_the_projection_that_failed() -> None:
         .add_elements([replayed(broken)])
         .advance_watermark_to_infinity()
     )
-    project(stream, Mended(Settings()))
+    project(stream, Mended(RuleSettings()))
     assert columns("adherence", "completed_sessions") == [(START, 1), (START + HOUR, 2)]
     pain = [moment for moment, kind, _ in announced() if kind == "pain_reported"]
     assert pain == [START, START + HOUR]
@@ -544,7 +546,7 @@ def test_a_replay_that_fails_again_is_a_dead_letter_and_may_come_once_more() -> 
         .add_elements([replayed(broken)])
         .advance_watermark_to_infinity()
     )
-    project(stream, Stumbling(Settings()))
+    project(stream, Stumbling(RuleSettings()))
     assert [moment for moment, _ in heard(DEAD_LETTERS)] == [START, START + HOUR, START + 2 * HOUR]
 
 
@@ -557,7 +559,7 @@ def test_a_replay_that_comes_before_its_event_is_the_first_of_its_id() -> None:
         .add_elements([rep, replayed(rep)])
         .advance_watermark_to_infinity()
     )
-    project(stream, Quality(Settings()))
+    project(stream, Quality(RuleSettings()))
     assert columns("quality", "total_reps") == [(START, 1)]
 
 
@@ -581,7 +583,7 @@ def test_an_id_counts_once_within_24_hours() -> None:
         .add_elements([e1])
         .advance_watermark_to_infinity()
     )
-    project(stream, Quality(Settings()))
+    project(stream, Quality(RuleSettings()))
     assert columns("quality", "total_reps") == [(START, 2), (START + HOUR, 3), (START + 26.5 * HOUR, 4)]
 
 
@@ -598,7 +600,7 @@ def test_what_was_withheld_has_been_seen() -> None:
         .add_elements([rep])
         .advance_watermark_to_infinity()
     )
-    project(stream, Quality(Settings(consent="require")))
+    project(stream, Quality(RuleSettings(consent="require")))
     assert columns("quality", "total_reps") == [(START + 2 * HOUR + 3 * DAY, 1)]
 
 
@@ -612,7 +614,7 @@ def test_what_is_no_duplicate() -> None:
             repetition("1", START),
         ]
     )
-    project(stream.advance_watermark_to_infinity(), Quality(Settings()))
+    project(stream.advance_watermark_to_infinity(), Quality(RuleSettings()))
     assert sorted(columns("quality", "patient_id", "total_reps", "last_session_quality")) == [
         (START, "p1", 1, 0.8),
         (START, "p2", 1, None),
@@ -623,5 +625,5 @@ def test_an_alert_and_a_feedback_of_one_id_are_not_mixed_up_in_one_item() -> Non
     fall = event("1", START, {"alert_type": "fall", "urgency": "high"}, "alert")
     thanks = event("1", START, {"priority": "low", "acknowledged_at": "2025-03-03T10:00:00Z"}, "feedback")
     stream = events().add_elements([fall]).advance_processing_time(MINUTE).add_elements([thanks])
-    project(stream.advance_watermark_to_infinity(), WorkQueue(Settings()))
+    project(stream.advance_watermark_to_infinity(), WorkQueue(RuleSettings()))
     assert columns("work_queue", "item_type", "urgency", "status") == [(START, "alert", "high", "pending")]

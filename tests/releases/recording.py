@@ -22,14 +22,15 @@ from tests.strategies import WINDOW_END, random_arrivals
 from transforms.events import Event, parse_event
 from transforms.message import Message
 from transforms.projections.adherence import Adherence
-from transforms.projections.projector import Projector, Settings
+from transforms.projections.projector import Projector, RuleSettings
 from transforms.projections.quality import Quality
 from transforms.projections.work_queue import WorkQueue
 from transforms.rows import Row, pack_row
 from transforms.steps.chunks import EventChunk
-from transforms.steps.gathering import GatherByKey, by_patient
-from transforms.steps.projecting import REVIEWS, Project
+from transforms.steps.gathering import PackByKey, by_patient
+from transforms.steps.outputs import REVIEW_ITEMS
 from transforms.steps.routing import ROUTES
+from transforms.steps.streaming import StreamingProjectFn
 from transforms.times import HOUR_US, to_micros
 
 RELEASES = Path(__file__).parent
@@ -157,8 +158,8 @@ def _clock() -> float:
 def run_step(step: str, element: Any, state: bytes | None) -> Outcome:
     """Has a step with state process an element."""
     cell = Cell(state)
-    project = Project(
-        PROJECTORS[step][0](Settings()), bounded=True, rebuild=None, memories=dict, clock=_clock
+    project = StreamingProjectFn(
+        PROJECTORS[step][0](RuleSettings()), bounded=True, rebuild=None, known_patients=dict, clock=_clock
     )
     project.setup()
     told = [(output.tag, output.value) for output in project.process(element, cell, None, None)]
@@ -173,7 +174,7 @@ def rows_of(outcome: Outcome) -> list[Any]:
 
 def gathered(events: Iterable[Event]) -> dict[str, Any]:
     """The elements that events make on their way to a step with state, by patient."""
-    gather = GatherByKey(by_patient)
+    gather = PackByKey(by_patient)
     gather.start_bundle()
     gather.process(EventChunk(events), MAX_TIMESTAMP)
     elements = [windowed.value for windowed in gather.finish_bundle()]
@@ -220,7 +221,7 @@ def _projections(job: Any, step: str, events: list[Event], reviews: list[Event])
         (seen,) = gathered([event for event in mine[:split] if event not in reviews][-_SEEN_AGAIN:]).values()
         before = run_step(step, history, None)
         after = run_step(step, coming, before.state)
-        reviews += [event for tag, chunk in before.outputs if tag == REVIEWS for event in chunk]
+        reviews += [event for tag, chunk in before.outputs if tag == REVIEW_ITEMS for event in chunk]
         yield {
             "state": _text(before.state),
             "on_its_way": _text(coder.encode(coming)),

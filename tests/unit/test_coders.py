@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from tests.strategies import WINDOW_END, random_arrivals
-from transforms.events import REVIEW, Event, ReviewFact, parse_event
+from transforms.events import REVIEW, Event, ReviewItemFact, parse_event
 from transforms.message import Message
 from transforms.steps.chunks import EventChunk, EventChunkCoder
 from transforms.steps.coders import encoded, pack, unpack
@@ -21,7 +21,7 @@ def events() -> list[Event]:
         )
         for arrival in random_arrivals(Random(5))
     ]
-    fact = ReviewFact("n1", now_us, False, "high", "text", "{}")
+    fact = ReviewItemFact("n1", now_us, False, "high", "text", "{}")
     return [*parsed, Event("", REVIEW, 0, "p1", "", None, fact, Message(b"", {}, "", "", now_us))]
 
 

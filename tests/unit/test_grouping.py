@@ -5,7 +5,7 @@ from apache_beam.utils.timestamp import Timestamp
 from transforms.events import parse_event
 from transforms.message import Message
 from transforms.steps.chunks import EventChunk
-from transforms.steps.gathering import GatherByKey, by_patient
+from transforms.steps.gathering import PackByKey, by_patient
 from transforms.times import DAY_US, MICROS
 
 NOW_US = 20_150 * DAY_US
@@ -18,7 +18,7 @@ def chunk() -> EventChunk:
 
 def test_a_pack_is_as_old_as_its_oldest_chunk() -> None:
     """A finding of a timer may be older than all else: as old as the timer."""
-    gather = GatherByKey(by_patient)
+    gather = PackByKey(by_patient)
     gather.start_bundle()
     for seconds in (2, 3, 1):
         gather.process(chunk(), Timestamp(micros=NOW_US - seconds * MICROS))

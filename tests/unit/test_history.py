@@ -22,14 +22,17 @@ from tests.oracle import (
     expected,
 )
 from tests.strategies import long_histories, random_history
-from transforms.events import REVIEW, Event, ReviewFact, parse_event
+from transforms.events import REVIEW, Event, ReviewItemFact, parse_event
 from transforms.message import Message
-from transforms.policy import withdrawal
+from transforms.policy.nudges import withdrawal
 from transforms.projections.adherence import Adherence
-from transforms.projections.projector import Cause, Output, Projector, Settings, in_periods
+from transforms.projections.ordering import in_periods
+from transforms.projections.projector import Output, Projector, RuleSettings
+from transforms.projections.state import Trigger
 from transforms.projections.work_queue import WorkQueue
+from transforms.steps.bounded import BoundedProjectFn
 from transforms.steps.coders import pack
-from transforms.steps.projecting import NUDGES, REVIEWS, ProjectHistories
+from transforms.steps.outputs import NUDGES, REVIEW_ITEMS
 from transforms.steps.validation import DEAD_LETTERS
 from transforms.times import DAY_US, iso_date, to_micros, to_rfc3339
 
@@ -50,7 +53,7 @@ def session(day: int, patient: str = "p1", **body: Any) -> Event:
 
 
 def outputs(events: list[Event], projector: Projector[Any] | None = None) -> list[tuple[str, Any]]:
-    project = ProjectHistories(projector or Adherence(Settings()), lambda: NOW_US / 1e6)
+    project = BoundedProjectFn(projector or Adherence(RuleSettings()), lambda: NOW_US / 1e6)
     packs = [pack(events[start : start + 10]) for start in range(0, len(events), 10)]
     return [(output.tag, output.value) for output in project.process((0, packs))]
 
@@ -92,15 +95,15 @@ def test_no_period_is_longer_than_state_and_none_is_lost() -> None:
 
 
 class Stumbling(Adherence):
-    def apply(self, state: Any, event: Event, cause: Cause, now_us: int, output: Output) -> str:
-        outcome = super().apply(state, event, cause, now_us, output)
+    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
+        outcome = super().apply(state, event, trigger, now_us, output)
         if event.event_id == "day 2":
             raise ZeroDivisionError("about patient p1")
         return outcome
 
 
 def test_a_fault_takes_down_one_event_and_not_its_neighbors() -> None:
-    found = outputs([session(day) for day in range(4)], Stumbling(Settings()))
+    found = outputs([session(day) for day in range(4)], Stumbling(RuleSettings()))
     (letter,) = [value for tag, value in found if tag == DEAD_LETTERS]
     assert (letter.reason, letter.event_id) == ("projection_failed", "day 2")
     assert "p1" not in letter.error
@@ -138,7 +141,7 @@ def of_type(found: Iterable[tuple[str, Any]], kind: str) -> list[dict[str, Any]]
     ids=str,
 )
 def test_every_absence_is_reported(days: Sequence[int], wanted: list[dict[str, str]]) -> None:
-    found = outputs([session(each) for each in days], Adherence(Settings(nudge_max_age_hours=0)))
+    found = outputs([session(each) for each in days], Adherence(RuleSettings(nudge_max_age_hours=0)))
     assert of_type(found, "extended_absence") == wanted
 
 
@@ -152,13 +155,13 @@ def test_every_gap_of_several_years_is_reported_once(seed: int) -> None:
     gaps = [later - earlier for earlier, later in pairwise(days)]
     events = [session(each) for each in days]
     rng.shuffle(events)
-    found = outputs(events, Adherence(Settings(nudge_max_age_hours=0)))
+    found = outputs(events, Adherence(RuleSettings(nudge_max_age_hours=0)))
     short = sorted(data["gap_days"] for data in of_type(found, "missed_sessions"))
     assert short == sorted(gap for gap in gaps if 3 < gap <= 7)
     long = of_type(found, "extended_absence")
     assert len(long) == sum(gap > 7 for gap in gaps)
     assert long.count({"absence": "more than 60 days"}) == sum(gap > 60 for gap in gaps)
-    filed = [event.fact for tag, chunk in found if tag == REVIEWS for event in chunk]
+    filed = [event.fact for tag, chunk in found if tag == REVIEW_ITEMS for event in chunk]
     assert not [fact for fact in filed if fact.withdrawn]
     assert sum("extended_absence" in fact.context for fact in filed) == len(long)
 
@@ -170,7 +173,7 @@ def check_history(arrivals: list[Arrival], rng: Random) -> None:
     events = [
         parse_event(each.envelope, Message(b"", {}, "s", "m", each.publish_us), now_us) for each in order
     ]
-    settings = Settings(nudge_max_age_hours=0)
+    settings = RuleSettings(nudge_max_age_hours=0)
     found = outputs(events, Adherence(settings))
     wanted = expected(arrivals, Options(now=LATER, any_span=True))
     rows = [json.loads(row.body) for tag, row in found if tag == "adherence"]
@@ -179,7 +182,7 @@ def check_history(arrivals: list[Arrival], rng: Random) -> None:
     assert_nudges_equal(messages, wanted.nudges)
     said = [json.dumps(data) for data in of_type(found, "extended_absence")]
     assert sorted(said) == sorted(json.dumps(data) for _, data in absences(arrivals))
-    reviews = [event for tag, chunk in found if tag == REVIEWS for event in chunk]
+    reviews = [event for tag, chunk in found if tag == REVIEW_ITEMS for event in chunk]
     items = [
         json.loads(row.body) for tag, row in outputs(reviews, WorkQueue(settings)) if tag == "work_queue"
     ]
@@ -221,8 +224,8 @@ def test_missed_days_are_counted_from_the_last_session_done_however_long_ago() -
 
 
 def test_what_has_been_withdrawn_stays_so_whenever_its_item_began() -> None:
-    subject = Adherence.subject(Adherence.state_type(), Cause("p1", "e", 0))
-    fact = ReviewFact("n1", 1, False, "high", "Pain reported", "{}")
+    origin = Adherence.origin(Adherence.state_type(), Trigger("p1", "e", 0))
+    fact = ReviewItemFact("n1", 1, False, "high", "Pain reported", "{}")
     at_us = MONDAY_US + 100 * DAY_US
     said = Event("e", REVIEW, at_us, "p1", "", None, fact, Message(b"", {}, "", "", 0))
     alerts = [
@@ -234,6 +237,6 @@ def test_what_has_been_withdrawn_stays_so_whenever_its_item_began() -> None:
         )
         for each in (0, 50)
     ]
-    found = outputs([said, withdrawal(subject, "n1", 2), *alerts], WorkQueue(Settings()))
+    found = outputs([said, withdrawal(origin, "n1", 2), *alerts], WorkQueue(RuleSettings()))
     items = [json.loads(row.body) for tag, row in found if tag == "work_queue"]
     assert {item["item_id"] for item in current_rows(items, "work_queue")} == {"a0", "a50"}

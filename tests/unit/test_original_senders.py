@@ -11,7 +11,7 @@ from tests.by_hand import ByHand
 from tests.oracle import Arrival, Options, assert_nudges_equal, assert_rows_equal, current_rows, expected
 from transforms.events import parse_event
 from transforms.message import Message
-from transforms.projections.projector import Settings
+from transforms.projections.projector import RuleSettings
 from transforms.times import to_micros
 
 NOW = datetime(2025, 3, 21, 9, 0, tzinfo=UTC)
@@ -109,7 +109,7 @@ EVENTS = [STARTED, ENDED, REP, FEEDBACK, ALERT]
 
 
 def taken(envelopes: list[dict[str, Any]]) -> ByHand:
-    by_hand = ByHand(Settings(nudge_max_age_hours=0), NOW_US)
+    by_hand = ByHand(RuleSettings(nudge_max_age_hours=0), NOW_US)
     by_hand.take([Message(orjson.dumps(envelope), {}, "", "", NOW_US) for envelope in envelopes])
     assert not by_hand.dead_letters
     return by_hand

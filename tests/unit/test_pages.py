@@ -21,7 +21,7 @@ from tests.support.pages import ROOT, blocks, first_cells, inline_code, pages, s
 from transforms.dead_letters import REASONS
 from transforms.events import KINDS, parse_event
 from transforms.message import Message
-from transforms.policy import RULES
+from transforms.policy.rules import RULES
 
 PAGES = pages()
 CONTRACT = PAGES["docs/contract.md"]

@@ -12,23 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import WINDOW_END, arrival_orders, random_arrivals
-from transforms.events import Event, RepFact, ReviewFact, parse_event
+from transforms.events import Event, RepFact, ReviewItemFact, parse_event
 from transforms.message import Message
-from transforms.policy import RULES, AdherenceLevel, Policy
+from transforms.policy.rules import RULES
+from transforms.policy.thresholds import AdherenceLevel, Policy
 from transforms.projections.adherence import Adherence, AdherenceState
 from transforms.projections.consent import ConsentLog, Decision
-from transforms.projections.projector import (
-    PROCESSED,
-    SILENT_DAYS,
-    TOO_LATE,
-    WITHHELD,
-    Cause,
-    Output,
-    PatientState,
-    Projector,
-    Settings,
-)
+from transforms.projections.projector import PROCESSED, TOO_LATE, WITHHELD, Output, Projector, RuleSettings
 from transforms.projections.quality import DayStats, Quality, Window
+from transforms.projections.state import SILENT_DAYS, PatientState, Trigger
 from transforms.projections.work_queue import WorkQueue
 from transforms.times import DAY_US, HOUR_US, MINUTE_US, day_of, to_micros, to_rfc3339
 
@@ -69,9 +61,9 @@ class Patient:
 
     def take(self, event: Event) -> Output:
         state, output = self.state, Output()
-        cause = Cause("p1", event.event_id, event.message.publish_us)
-        self.outcomes.append(self.projector.apply(state, event, cause, self.now_us, output))
-        self.projector.project(state, cause, self.now_us, output)
+        trigger = Trigger("p1", event.event_id, event.message.publish_us)
+        self.outcomes.append(self.projector.apply(state, event, trigger, self.now_us, output))
+        self.projector.project(state, trigger, self.now_us, output)
         self.stored = state.encode()
         return output
 
@@ -79,7 +71,7 @@ class Patient:
         """Time has passed."""
         output = Output()
         state = self.projector.wake(self.state, self.now_us)
-        self.projector.project(state, Cause("p1", None, self.now_us), self.now_us, output)
+        self.projector.project(state, Trigger("p1", None, self.now_us), self.now_us, output)
         self.stored = state.encode()
         return output
 
@@ -96,8 +88,8 @@ def said(output: Output) -> list[tuple[str, str, str]]:
     ]
 
 
-def reviews(output: Output) -> list[ReviewFact]:
-    return [event.fact for event in output.reviews if isinstance(event.fact, ReviewFact)]
+def reviews(output: Output) -> list[ReviewItemFact]:
+    return [event.fact for event in output.review_items if isinstance(event.fact, ReviewItemFact)]
 
 
 def bodies(output: Output) -> list[dict[str, Any]]:
@@ -105,7 +97,7 @@ def bodies(output: Output) -> list[dict[str, Any]]:
 
 
 def adherent(now_us: int, **settings: Any) -> Patient:
-    return Patient(Adherence(Settings(**settings)), now_us)
+    return Patient(Adherence(RuleSettings(**settings)), now_us)
 
 
 def done(minutes: float = 30, **body: Any) -> dict[str, Any]:
@@ -159,7 +151,7 @@ def test_pain(pain: float, wanted: list[tuple[str, str, str]]) -> None:
         ("alert", "alert", {"alert_type": "check_in", "pain_level": pain}),
     ]
     for kind, item_type, body in reports:
-        output = Patient(WorkQueue(Settings()), at(0)).tell(kind, at(0), body)
+        output = Patient(WorkQueue(RuleSettings()), at(0)).tell(kind, at(0), body)
         assert said(output) == wanted
         rows = {row["item_type"]: row for row in bodies(output)}
         assert rows.keys() == ({item_type, "review"} if wanted else {item_type})
@@ -176,12 +168,12 @@ def test_pain(pain: float, wanted: list[tuple[str, str, str]]) -> None:
     ],
 )
 def test_quality_of_a_session(score: float, wanted: list[tuple[str, str, str]]) -> None:
-    patient = Patient(Quality(Settings()), at(0))
+    patient = Patient(Quality(RuleSettings()), at(0))
     assert said(patient.tell("exercise_session", at(0), {"overall_quality": score})) == wanted
 
 
 def test_a_critical_alert_is_an_emergency_once() -> None:
-    queue = Patient(WorkQueue(Settings()), at(0))
+    queue = Patient(WorkQueue(RuleSettings()), at(0))
     alert = {"alert_id": "a1", "alert_type": "fall"}
     assert said(queue.tell("alert", at(0), alert | {"urgency": "high"})) == []
     output = queue.tell("alert", at(0, 10.1), alert | {"urgency": "urgent"})
@@ -213,7 +205,7 @@ EPOCH = "1970-01-01T00:00:00Z"
 @pytest.mark.parametrize("field", ["sla_deadline", "resolved_at"])
 @pytest.mark.parametrize("stated", [EPOCH, "1969-12-31T23:59:59.999999Z"])
 def test_the_first_moment_of_1970_is_a_time(field: str, stated: str) -> None:
-    queue = Patient(WorkQueue(Settings()), at(0))
+    queue = Patient(WorkQueue(RuleSettings()), at(0))
     (row,) = bodies(queue.tell("alert", at(0), {"alert_type": "x", "status": "resolved", field: stated}))
     assert row[field] == stated
 
@@ -230,7 +222,7 @@ def test_the_first_moment_of_1970_is_a_time(field: str, stated: str) -> None:
     ],
 )
 def test_an_empty_text_is_stated(kind: str, body: dict[str, Any], context: dict[str, Any]) -> None:
-    (row,) = bodies(Patient(WorkQueue(Settings()), at(0)).tell(kind, at(0), body))
+    (row,) = bodies(Patient(WorkQueue(RuleSettings()), at(0)).tell(kind, at(0), body))
     assert row["description"] == ""
     assert orjson.loads(row["context"]) == context
 
@@ -256,7 +248,7 @@ def rep(patient: Patient, ts_us: int, score: float = 0.9, **body: Any) -> Output
 
 
 def test_feedback_on_repetitions_again_after_30_seconds() -> None:
-    patient = Patient(Quality(Settings()), at(0, 12))
+    patient = Patient(Quality(RuleSettings()), at(0, 12))
     seconds = [0, 10, 29.999, 30, 59.999, 60]
     outputs = [rep(patient, at(0) + int(second * 1e6), 0.5) for second in seconds]
     assert [len(output.nudges) for output in outputs] == [1, 0, 0, 1, 0, 1]
@@ -264,7 +256,7 @@ def test_feedback_on_repetitions_again_after_30_seconds() -> None:
 
 
 def test_feedback_is_limited_by_type_and_exercise() -> None:
-    patient = Patient(Quality(Settings()), at(0, 12))
+    patient = Patient(Quality(RuleSettings()), at(0, 12))
     assert len(rep(patient, at(0), 0.5).nudges) == 1
     assert said(rep(patient, at(0), 0.9, form_issues=["x"])) == [("form_correction", "feedback", "low")]
     other = patient.tell("rep_observation", at(0), {"quality_score": 0.5}, exercise_id="bridge")
@@ -277,13 +269,13 @@ def test_feedback_is_limited_by_type_and_exercise() -> None:
     [([None], "low"), (["minor"], "low"), (["minor", "moderate"], "medium"), (["major", "minor"], "high")],
 )
 def test_the_worst_form_issue_decides(severities: list[str | None], wanted: str) -> None:
-    patient = Patient(Quality(Settings()), at(0, 12))
+    patient = Patient(Quality(RuleSettings()), at(0, 12))
     issues = [{"type": f"i{number}", "severity": severity} for number, severity in enumerate(severities)]
     assert said(rep(patient, at(0), form_issues=issues)) == [("form_correction", "feedback", wanted)]
 
 
 def test_degradation_again_after_7_days() -> None:
-    patient = Patient(Quality(Settings()), at(0))
+    patient = Patient(Quality(RuleSettings()), at(0))
     announced = []
     for day in range(16):
         patient.now_us = at(day, 23)
@@ -294,8 +286,8 @@ def test_degradation_again_after_7_days() -> None:
 
 
 def test_a_limit_holds_on_when_the_finding_that_set_it_has_aged_out() -> None:
-    patient = Patient(Quality(Settings()), at(0))
-    found: list[ReviewFact] = []
+    patient = Patient(Quality(RuleSettings()), at(0))
+    found: list[ReviewItemFact] = []
     for day in range(60):
         patient.now_us = at(day, 23)
         for number in range(20):
@@ -326,7 +318,7 @@ def test_a_limit_holds_on_when_the_finding_that_set_it_has_aged_out() -> None:
     ids=lambda value: str(value)[:40],
 )
 def test_thresholds_of_degradation(scores: list[float], is_degraded: bool) -> None:
-    patient = Patient(Quality(Settings()), at(0, 23))
+    patient = Patient(Quality(RuleSettings()), at(0, 23))
     outputs = [rep(patient, at(0) + number * MINUTE_US, score) for number, score in enumerate(scores)]
     found = [one for output in outputs for one in said(output)]
     assert (("quality_degradation", "alert", "high") in found) is is_degraded
@@ -335,7 +327,7 @@ def test_thresholds_of_degradation(scores: list[float], is_degraded: bool) -> No
 @pytest.mark.parametrize(("score", "wanted"), [(0.85, []), (0.8500000000000001, [13]), (0.851, [13])])
 @pytest.mark.parametrize("worst_day", [None, 0])
 def test_thresholds_of_improvement(score: float, wanted: list[int], worst_day: int | None) -> None:
-    patient = Patient(Quality(Settings()), at(0))
+    patient = Patient(Quality(RuleSettings()), at(0))
     announced = []
     for day in range(14):
         patient.now_us = at(day)
@@ -355,7 +347,7 @@ def test_thresholds_of_improvement(score: float, wanted: list[int], worst_day: i
     ],
 )
 def test_thresholds_of_the_trend(now: float, trend: str) -> None:
-    patient = Patient(Quality(Settings()), at(8))
+    patient = Patient(Quality(RuleSettings()), at(8))
     for score in (0.7, 0.9):
         rep(patient, at(0), score)
     (row,) = bodies(rep(patient, at(7), now))
@@ -426,7 +418,7 @@ def test_low_weekly_adherence_again_after_7_days() -> None:
 
 
 def test_improvement_again_after_14_days() -> None:
-    patient = Patient(Quality(Settings()), at(0))
+    patient = Patient(Quality(RuleSettings()), at(0))
     announced = []
     for day in range(30):
         patient.now_us = at(day)
@@ -460,7 +452,7 @@ def test_a_late_session_withdraws_a_gap() -> None:
     assert withdrawal.revision > absence.revision
     # The item leaves the work queue, in whatever order the two arrive.
     for order in (reviews_of := [absence, withdrawal]), reviews_of[::-1]:
-        queue = Patient(WorkQueue(Settings()), at(9))
+        queue = Patient(WorkQueue(RuleSettings()), at(9))
         rows = []
         for fact in order:
             event = Event("e", "review", at(8), "p1", "", None, fact, Message(b"", {}, "", "", at(9)))
@@ -470,7 +462,7 @@ def test_a_late_session_withdraws_a_gap() -> None:
 
 @pytest.mark.parametrize("days", [0, 1])
 def test_a_better_score_withdraws_poor_quality(days: int) -> None:
-    patient = Patient(Quality(Settings()), at(0, 12))
+    patient = Patient(Quality(RuleSettings()), at(0, 12))
     poor = patient.tell("exercise_session", at(0, 10), {"session_id": "s1", "overall_quality": 0.3})
     better = patient.tell("exercise_session", at(days, 11), {"session_id": "s1", "overall_quality": 0.9})
     assert better.nudges == []
@@ -585,7 +577,7 @@ def test_modes_of_consent(mode: str, body: dict[str, Any] | None, outcome: str) 
 
 @pytest.mark.parametrize("projector", [Adherence, Quality, WorkQueue])
 def test_a_consent_is_never_too_late(projector: type[Projector[Any]]) -> None:
-    patient = Patient(projector(Settings()), at(100))
+    patient = Patient(projector(RuleSettings()), at(100))
     kinds = {Adherence: "exercise_session", Quality: "rep_observation", WorkQueue: "feedback"}
     body = {"quality_score": 0.8} if projector is Quality else {}
     patient.tell(kinds[projector], at(100), body)
@@ -606,7 +598,7 @@ def test_a_consent_is_never_too_late(projector: type[Projector[Any]]) -> None:
 def test_too_late_is_more_than_28_days_behind(
     projector: type[Projector[Any]], kind: str, body: dict[str, Any]
 ) -> None:
-    patient = Patient(projector(Settings()), at(40))
+    patient = Patient(projector(RuleSettings()), at(40))
     patient.tell(kind, at(30), body)
     patient.tell(kind, at(2), body)
     before = patient.stored
@@ -652,7 +644,7 @@ def test_no_wake_for_an_absence_before_it_is_due() -> None:
     assert patient.wakes_at == at(3, 0)
     patient.now_us = at(3, 0) - 1
     output = patient.wake()
-    assert (output.rows, output.nudges, output.reviews) == ([], [], [])
+    assert (output.rows, output.nudges, output.review_items) == ([], [], [])
 
 
 @pytest.mark.parametrize(("hour", "announced"), [(1, 1), (23.9, 1), (24.1, 0)])
@@ -711,7 +703,7 @@ class Therapist:
 
     def __init__(self, now_us: int) -> None:
         self.patient = adherent(now_us)
-        self.queue = Patient(WorkQueue(Settings()), now_us)
+        self.queue = Patient(WorkQueue(RuleSettings()), now_us)
         self.rows: dict[str, dict[str, Any]] = {}
         self.written = 0
 
@@ -720,7 +712,7 @@ class Therapist:
         return self.patient
 
     def hear(self, output: Output) -> Output:
-        for event in output.reviews:
+        for event in output.review_items:
             self.see(self.queue.take(event))
         return output
 
@@ -825,7 +817,7 @@ def test_a_finding_about_a_session_that_began_after_its_report_stays() -> None:
 
 
 def test_a_session_rated_long_after_it_began_stays_poor() -> None:
-    patient = Patient(Quality(Settings()), at(60))
+    patient = Patient(Quality(RuleSettings()), at(60))
     patient.tell("exercise_session", at(30), {"session_id": "s"}, exercise_id="squat")
     found = reviews(patient.tell("exercise_session", at(80), {"session_id": "s", "overall_quality": 0.3}))
     assert [fact.withdrawn for fact in found] == [False]
@@ -839,7 +831,7 @@ def test_a_session_rated_long_after_it_began_stays_poor() -> None:
 def test_a_withheld_event_does_not_make_others_too_late(projector: type[Projector[Any]]) -> None:
     kinds = {Adherence: "exercise_session", Quality: "rep_observation", WorkQueue: "feedback"}
     body = {"quality_score": 0.8} if projector is Quality else {}
-    patient = Patient(projector(Settings()), at(90))
+    patient = Patient(projector(RuleSettings()), at(90))
     together = [
         parse_event(
             {
@@ -862,7 +854,7 @@ def test_a_withheld_event_does_not_make_others_too_late(projector: type[Projecto
     state = patient.state
     patient.projector.expect(state, together)
     outcomes = [
-        patient.projector.apply(state, event, Cause("p1", event.event_id, 0), at(90), Output())
+        patient.projector.apply(state, event, Trigger("p1", event.event_id, 0), at(90), Output())
         for event in together
     ]
     # Forty days before the consent, which is an event too; the one of day 80 is withheld.
@@ -878,7 +870,7 @@ def test_sixty_silent_days_clear_all_but_the_consents(projector: type[Projector[
     kinds = {Adherence: "exercise_session", Quality: "rep_observation", WorkQueue: "feedback"}
     body = {"quality_score": 0.8} if projector is Quality else {}
     for consents in (0, 1):
-        patient = Patient(projector(Settings()), at(0, 11))
+        patient = Patient(projector(RuleSettings()), at(0, 11))
         for _ in range(consents):
             patient.tell("consent", at(0), {"granted": False, "effective_from": to_rfc3339(at(1))})
         patient.tell(kinds[projector], at(0), body)
@@ -918,7 +910,7 @@ def plain(state: Any) -> Any:
 def test_states_come_back_as_they_were(projector: type[Projector[Any]], seed: int) -> None:
     rng = Random(seed)
     now_us = to_micros(WINDOW_END + timedelta(days=2))
-    subject = projector(Settings(nudge_max_age_hours=0))
+    subject = projector(RuleSettings(nudge_max_age_hours=0))
     receives = {
         Adherence: {"exercise_session", "consent"},
         Quality: {"exercise_session", "rep_observation", "consent"},
@@ -929,10 +921,10 @@ def test_states_come_back_as_they_were(projector: type[Projector[Any]], seed: in
         if arrival.envelope["kind"] in receives:
             event = parse_event(arrival.envelope, Message(b"", {}, "", "", arrival.publish_us), now_us)
             state = states.setdefault(event.patient_id, subject.state_type())
-            cause = Cause(event.patient_id, event.event_id, event.message.publish_us)
+            trigger = Trigger(event.patient_id, event.event_id, event.message.publish_us)
             output = Output()
-            subject.apply(state, event, cause, now_us, output)
-            subject.project(state, cause, now_us, output)
+            subject.apply(state, event, trigger, now_us, output)
+            subject.project(state, trigger, now_us, output)
     assert len(states) == 4
     for state in states.values():
         back = subject.state_type.decode(state.encode())
@@ -961,6 +953,6 @@ def test_a_state_of_the_first_version_can_be_read() -> None:
     state = patient.state
     back = AdherenceState.decode(b"\x01" + msgspec.msgpack.encode(earlier))
     assert (back.sessions, back.last_day, back.last_active_day) == (state.sessions, None, None)
-    assert back.findings.found.keys() == state.findings.found.keys() != set()
-    assert not any(entry.is_open for entry in back.findings.found.values())
-    assert all(entry.is_open for entry in state.findings.found.values())
+    assert back.findings.entries.keys() == state.findings.entries.keys() != set()
+    assert not any(entry.is_open for entry in back.findings.entries.values())
+    assert all(entry.is_open for entry in state.findings.entries.values())

@@ -14,13 +14,15 @@ from pydantic import BaseModel
 
 from tests.by_hand import ByHand
 from transforms.message import Message
-from transforms.policy import RULES, Policy, policy_from
+from transforms.policy.rules import RULES
+from transforms.policy.thresholds import Policy, policy_from
 from transforms.projections.adherence import Adherence
-from transforms.projections.projector import Cause, Output, Settings
+from transforms.projections.projector import Output, RuleSettings
+from transforms.projections.state import Trigger
 from transforms.times import to_micros
 
 PAGE = (Path(__file__).parents[2] / "docs/policy.md").read_text(encoding="utf-8")
-SETTINGS = Settings(nudge_max_age_hours=0)
+SETTINGS = RuleSettings(nudge_max_age_hours=0)
 
 Content = dict[str, Any]
 
@@ -104,7 +106,7 @@ def test_a_timer_says_what_the_example_of_silence_prints() -> None:
 
 def said_at(adherence: Adherence, state: Any, time: datetime) -> list[Content]:
     output, now_us = Output(), to_micros(time)
-    adherence.project(adherence.wake(state, now_us), Cause("p1", None, now_us), now_us, output)
+    adherence.project(adherence.wake(state, now_us), Trigger("p1", None, now_us), now_us, output)
     return [orjson.loads(nudge.body) for nudge in output.nudges]
 
 

@@ -12,12 +12,14 @@ from transforms.dead_letters import PROJECTION_FAILED
 from transforms.events import Event, parse_event
 from transforms.message import Message
 from transforms.projections.adherence import Adherence, AdherenceState
-from transforms.projections.projector import Cause, Output, Settings
+from transforms.projections.projector import Output, RuleSettings
 from transforms.projections.quality import Quality, QualityState
+from transforms.projections.state import Trigger
 from transforms.projections.work_queue import WorkQueue, WorkQueueState
-from transforms.steps import projecting
+from transforms.steps import patient_record, streaming
 from transforms.steps.coders import pack
-from transforms.steps.projecting import Project, _Kept
+from transforms.steps.patient_record import PatientRecord
+from transforms.steps.streaming import StreamingProjectFn
 from transforms.steps.validation import DEAD_LETTERS
 from transforms.times import DAY_US, MICROS, MINUTE_US, day_of, iso_date, to_rfc3339, week_start_of
 
@@ -54,7 +56,7 @@ def session(ts_us: int) -> Event:
 def wakes(arrivals: Iterable[tuple[int, int]]) -> list[int]:
     """What a patient's wake-up is set to by sessions, given as (now, the session's time)."""
     clock, cell, timer = Clock(), Cell(), Timer()
-    project = Project(Adherence(Settings()), False, None, dict, clock)
+    project = StreamingProjectFn(Adherence(RuleSettings()), False, None, dict, clock)
     project.setup()
     for now_us, ts_us in arrivals:
         clock.now_us = now_us
@@ -75,7 +77,7 @@ def test_a_wake_is_set_again_when_it_has_passed() -> None:
 def test_a_wake_that_comes_too_early_is_set_to_what_is_due_by_then() -> None:
     """An absence already due waits a minute for events on their way, counted from the last of them."""
     clock, cell, timer = Clock(), Cell(), Timer()
-    project = Project(Adherence(Settings()), False, None, dict, clock)
+    project = StreamingProjectFn(Adherence(RuleSettings()), False, None, dict, clock)
     project.setup()
     first, second = START_US + MINUTE_US, START_US + MINUTE_US * 3 // 2
     for now_us in (START_US, START_US + MINUTE_US // 2):
@@ -95,28 +97,28 @@ def test_a_wake_that_comes_too_early_is_set_to_what_is_due_by_then() -> None:
 
 
 class Broken(Adherence):
-    def apply(self, state: Any, event: Event, cause: Cause, now_us: int, output: Output) -> str:
+    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
         raise ZeroDivisionError
 
 
 @pytest.mark.parametrize(
     ("projector", "left"),
-    [(Adherence(Settings(consent="require")), False), (Broken(Settings()), True)],
+    [(Adherence(RuleSettings(consent="require")), False), (Broken(RuleSettings()), True)],
     ids=["withheld", "failed"],
 )
 def test_the_ids_of_a_patient_of_whom_nothing_could_be_used_are_forgotten(
     projector: Adherence, left: bool
 ) -> None:
     clock, cell, timer = Clock(), Cell(), Timer()
-    project = Project(projector, False, None, dict, clock)
+    project = StreamingProjectFn(projector, False, None, dict, clock)
     project.setup()
     list(project.process(("p1", pack([session(START_US)])), cell, timer, Timer()))
-    assert _Kept.read(cell).seen.hours
+    assert PatientRecord.read(cell).seen.hours
     (wake_us,) = timer.set_to
     assert wake_us > START_US + DAY_US
     clock.now_us = wake_us
     assert project.wake("p1", cell, timer) == []
-    assert not _Kept.read(cell).seen.hours
+    assert not PatientRecord.read(cell).seen.hours
     # What failed may be replayed later still.
     assert (bool(cell.read()), timer.set_to) == (left, [wake_us])
 
@@ -126,8 +128,8 @@ class Stumbling(Adherence):
 
     broken_us = 0
 
-    def apply(self, state: Any, event: Event, cause: Cause, now_us: int, output: Output) -> str:
-        outcome = super().apply(state, event, cause, now_us, output)
+    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
+        outcome = super().apply(state, event, trigger, now_us, output)
         if event.ts_us == self.broken_us:
             raise ZeroDivisionError
         return outcome
@@ -139,11 +141,11 @@ DAYS_AGO = (80, 60, 40, 20, 0)
 def sessions_taken_in(projector: Adherence, order: Iterable[int]) -> tuple[list[int], list[int]]:
     """Of sessions that arrive together, how many days ago each was: those in state, those with a row."""
     cell = Cell()
-    project = Project(projector, False, None, dict, Clock())
+    project = StreamingProjectFn(projector, False, None, dict, Clock())
     project.setup()
     together = [session(START_US - days * DAY_US) for days in order]
     outputs = project.process(("p1", pack(together)), cell, Timer(), Timer())
-    state = AdherenceState.decode(_Kept.read(cell).state)
+    state = AdherenceState.decode(PatientRecord.read(cell).state)
     rows = [json.loads(output.value.body) for output in outputs if output.tag == "adherence"]
     weeks = {row["week_start"] for row in rows if row["completed_sessions"]}
     shown = [days for days in DAYS_AGO if _week_of(START_US - days * DAY_US) in weeks]
@@ -157,28 +159,28 @@ def _week_of(ts_us: int) -> str:
 
 @pytest.mark.parametrize("order", [DAYS_AGO, DAYS_AGO[::-1], (40, 0, 80, 20, 60)], ids=str)
 def test_an_array_of_old_history_is_judged_by_its_newest(order: tuple[int, ...]) -> None:
-    assert sessions_taken_in(Adherence(Settings()), order) == ([20, 0], [20, 0])
+    assert sessions_taken_in(Adherence(RuleSettings()), order) == ([20, 0], [20, 0])
 
 
 @pytest.mark.parametrize(
     ("broken", "left"), [(80, [20, 0]), (40, [20, 0]), (20, [0]), (0, [20])], ids=["80", "40", "20", "0"]
 )
 def test_it_is_judged_alike_when_one_of_it_fails(broken: int, left: list[int]) -> None:
-    projector = Stumbling(Settings())
+    projector = Stumbling(RuleSettings())
     projector.broken_us = START_US - broken * DAY_US
     assert sessions_taken_in(projector, DAYS_AGO) == (left, left)
 
 
 def test_what_fails_makes_nothing_later_too_late() -> None:
     """It is judged with what it came with, but the state does not take it in."""
-    cell, projector = Cell(), Stumbling(Settings())
+    cell, projector = Cell(), Stumbling(RuleSettings())
     projector.broken_us = START_US
-    project = Project(projector, False, None, dict, Clock())
+    project = StreamingProjectFn(projector, False, None, dict, Clock())
     project.setup()
     for days_ago in ((20, 0), (40,)):
         together = [session(START_US - days * DAY_US) for days in days_ago]
         list(project.process(("p1", pack(together)), cell, Timer(), Timer()))
-    state = AdherenceState.decode(_Kept.read(cell).state)
+    state = AdherenceState.decode(PatientRecord.read(cell).state)
     assert len(state.sessions) == 2
 
 
@@ -198,18 +200,18 @@ def test_what_fails_late_leaves_the_state_as_it_was() -> None:
         for name in ("r1", "r2", "r3")
     ]
     clock, cell = Clock(), Cell()
-    project = Project(Untimely(Settings()), False, None, dict, clock)
+    project = StreamingProjectFn(Untimely(RuleSettings()), False, None, dict, clock)
     project.setup()
     outputs = project.process(("p1", pack(reps)), cell, Timer(), Timer())
     assert [output.value.event_id for output in outputs if output.tag == DEAD_LETTERS] == ["r2", "r3"]
-    state = QualityState.decode(_Kept.read(cell).state)
+    state = QualityState.decode(PatientRecord.read(cell).state)
     assert [day.reps for days in state.days.values() for day in days.values()] == [1]
 
 
 def test_an_event_for_which_a_patient_has_no_room_is_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are kept, those that come with it and those that come later."""
-    monkeypatch.setattr(projecting, "_MOST_STATE_BYTES", 100_000)
-    monkeypatch.setattr(projecting, "_REMEMBERED_FAILURES", 1)
+    monkeypatch.setattr(streaming, "_MAX_STATE_BYTES", 100_000)
+    monkeypatch.setattr(patient_record, "_MAX_FAILED", 1)
 
     def alert(name: str, size: int) -> Event:
         content = {"event_id": name, "kind": "alert", "subject_id": "p1"}
@@ -217,7 +219,7 @@ def test_an_event_for_which_a_patient_has_no_room_is_a_dead_letter(monkeypatch: 
         return parse_event(content | {"body": body}, Message(b"", {}, "s", "m", START_US), START_US)
 
     cell, timer = Cell(), Timer()
-    project = Project(WorkQueue(Settings()), False, None, dict, Clock())
+    project = StreamingProjectFn(WorkQueue(RuleSettings()), False, None, dict, Clock())
     project.setup()
     large = [alert(f"a{number}", 15_000) for number in range(8)]
     outputs = project.process(("p1", pack([*large, alert("small", 10)])), cell, timer, Timer())
@@ -228,8 +230,8 @@ def test_an_event_for_which_a_patient_has_no_room_is_a_dead_letter(monkeypatch: 
     assert [letter.event_id for letter in letters] == ["a6", "a7"]
     outputs = project.process(("p1", pack([alert("later", 10)])), cell, timer, Timer())
     assert [output.tag for output in outputs] == ["work_queue"]
-    kept = _Kept.read(cell)
-    assert list(WorkQueueState.decode(kept.state).items) == [
+    record = PatientRecord.read(cell)
+    assert list(WorkQueueState.decode(record.state).items) == [
         "a0",
         "a1",
         "a2",
@@ -240,15 +242,15 @@ def test_an_event_for_which_a_patient_has_no_room_is_a_dead_letter(monkeypatch: 
         "later",
     ]
     # Nor is there room for the names of all that ever failed.
-    assert kept.failed == ["item a7"]
+    assert record.failed == ["item a7"]
 
 
 def test_for_a_consent_there_is_always_room(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = Cell()
-    project = Project(Adherence(Settings()), False, None, dict, Clock())
+    project = StreamingProjectFn(Adherence(RuleSettings()), False, None, dict, Clock())
     project.setup()
     project.process(("p1", pack([session(START_US)])), cell, Timer(), Timer())
-    monkeypatch.setattr(projecting, "_MOST_STATE_BYTES", 1)
+    monkeypatch.setattr(streaming, "_MAX_STATE_BYTES", 1)
     content = {"event_id": "c1", "kind": "consent", "subject_id": "p1", "body": {"granted": False}}
     consent = parse_event(content, Message(b"", {}, "s", "m", START_US), START_US)
     outputs = project.process(("p1", pack([session(START_US + 1), consent])), cell, Timer(), Timer())

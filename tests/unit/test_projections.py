@@ -35,7 +35,8 @@ from transforms.events import Event, parse_event
 from transforms.message import Message
 from transforms.projections.adherence import Adherence, AdherenceState
 from transforms.projections.consent import CONSENT_MODES, ConsentMode
-from transforms.projections.projector import ALWAYS, Cause, Output, PatientState, Settings
+from transforms.projections.projector import Output, RuleSettings
+from transforms.projections.state import ALWAYS, PatientState, Trigger
 from transforms.times import to_micros
 
 NOW = datetime(2025, 4, 2, tzinfo=UTC)
@@ -43,7 +44,7 @@ TABLES = ("adherence", "quality", "work_queue")
 
 
 def run(arrivals: Sequence[Arrival], rng: Random, consent: ConsentMode = "enforce") -> ByHand:
-    by_hand = ByHand(Settings(consent=consent, nudge_max_age_hours=0), to_micros(NOW))
+    by_hand = ByHand(RuleSettings(consent=consent, nudge_max_age_hours=0), to_micros(NOW))
     for bundle in bundles(arrivals, rng):
         by_hand.take(bundle)
     assert not by_hand.dead_letters
@@ -83,7 +84,7 @@ def test_consents_that_withhold_nothing_may_arrive_at_any_time(arrivals: list[Ar
 @given(arrivals=arrival_sets(consents="none"), rng=st.randoms(use_true_random=False))
 def test_nudges_equal_the_independent_calculation(arrivals: list[Arrival], rng: Random) -> None:
     arrivals = in_time_order(arrivals)
-    by_hand = ByHand(Settings(nudge_max_age_hours=0), to_micros(NOW))
+    by_hand = ByHand(RuleSettings(nudge_max_age_hours=0), to_micros(NOW))
     messages = [message for bundle in bundles(arrivals, rng) for message in bundle]
     by_hand.take(messages)
     wanted = expected(arrivals, Options(now=NOW, rep_feedback=True)).nudges
@@ -99,7 +100,7 @@ def test_what_arrives_together_is_judged_by_the_newest_of_it(
     consent: ConsentMode, arrivals: list[Arrival], rng: Random
 ) -> None:
     rng.shuffle(arrivals)
-    by_hand = ByHand(Settings(consent=consent), to_micros(datetime(2045, 1, 1, tzinfo=UTC)))
+    by_hand = ByHand(RuleSettings(consent=consent), to_micros(datetime(2045, 1, 1, tzinfo=UTC)))
     together: list[list[Arrival]] = []
     for bundle in bundles(arrivals, rng):
         together.append([arrivals[int(message.message_id)] for message in bundle])
@@ -110,7 +111,7 @@ def test_what_arrives_together_is_judged_by_the_newest_of_it(
 
 @given(arrivals=long_histories("exercise_session"))
 def test_every_absence_of_a_long_stream_is_said_once_and_stays_in_the_queue(arrivals: list[Arrival]) -> None:
-    by_hand = ByHand(Settings(nudge_max_age_hours=0), to_micros(datetime(2045, 1, 1, tzinfo=UTC)))
+    by_hand = ByHand(RuleSettings(nudge_max_age_hours=0), to_micros(datetime(2045, 1, 1, tzinfo=UTC)))
     for arrival in sorted(arrivals, key=lambda arrival: _begun(arrival)):
         by_hand.take(bundles([arrival], Random(1))[0])
     wanted = sorted(json.dumps(data) for _, data in absences(arrivals))
@@ -128,7 +129,7 @@ def _begun(arrival: Arrival) -> datetime:
 class FromScratch(ByHand):
     """Calculates everything again at each step, instead of what the events at hand may have changed."""
 
-    def __init__(self, settings: Settings, now_us: int) -> None:
+    def __init__(self, settings: RuleSettings, now_us: int) -> None:
         super().__init__(settings, now_us)
         for projector in self.projectors:
             projector.project = partial(self._project_all, projector.project)  # type: ignore[method-assign]
@@ -144,7 +145,9 @@ class FromScratch(ByHand):
 def test_what_has_not_changed_need_not_be_calculated_again(seed: int, consents: Consents) -> None:
     rng = Random(seed)
     arrivals = arrival_orders(random_arrivals(rng, consents=consents), rng)
-    partly, wholly = (kind(Settings(nudge_max_age_hours=0), to_micros(NOW)) for kind in (ByHand, FromScratch))
+    partly, wholly = (
+        kind(RuleSettings(nudge_max_age_hours=0), to_micros(NOW)) for kind in (ByHand, FromScratch)
+    )
     for bundle in bundles(arrivals, rng):
         partly.take(bundle)
         wholly.take(bundle)
@@ -175,7 +178,7 @@ def test_the_first_session_may_turn_out_to_have_begun_later() -> None:
         # Seven days after the one, six after the other: only seven days make a low adherence.
         piece("c", "2025-03-28T00:00:00Z"),
     ]
-    by_hand = ByHand(Settings(nudge_max_age_hours=0), to_micros(NOW))
+    by_hand = ByHand(RuleSettings(nudge_max_age_hours=0), to_micros(NOW))
     for arrival in arrivals:
         by_hand.take(bundles([arrival], Random(1))[0])
     check_rows(by_hand, arrivals, Options(now=NOW))
@@ -185,7 +188,7 @@ def test_the_first_session_may_turn_out_to_have_begun_later() -> None:
 def check_rebuild(seen: Sequence[Arrival], arrivals: Sequence[Arrival], rng: Random) -> None:
     """A job that had `seen` some events is killed, and the next one builds its state again from all."""
     killed = run(seen, rng)
-    settings = Settings(nudge_max_age_hours=0, rebuilt_since_us=to_micros(NOW - timedelta(days=40)))
+    settings = RuleSettings(nudge_max_age_hours=0, rebuilt_since_us=to_micros(NOW - timedelta(days=40)))
     rebuilt = ByHand(settings, killed.now_us + 1)
     for bundle in bundles(arrivals, rng):
         rebuilt.take(bundle)
@@ -212,7 +215,7 @@ def test_a_rebuild_leaves_nothing_of_what_a_killed_job_took_for_true(
 
 
 def test_a_rebuild_says_nothing_of_weeks_of_which_events_may_not_come_again() -> None:
-    settings = Settings(rebuilt_since_us=to_micros(datetime(2025, 3, 12, tzinfo=UTC)))
+    settings = RuleSettings(rebuilt_since_us=to_micros(datetime(2025, 3, 12, tzinfo=UTC)))
     rebuilt = ByHand(settings, to_micros(NOW))
     for bundle in bundles([MONDAY], Random(1)):
         rebuilt.take(bundle)
@@ -228,11 +231,11 @@ def test_another_consent_mode_shows_or_hides_a_patient_at_the_next_event() -> No
         return parse_event(content, message, now_us)
 
     def visible(mode: ConsentMode, *events: Event) -> list[bool]:
-        projector, output = Adherence(Settings(consent=mode)), Output()
-        cause = Cause("p1", "e", now_us)
+        projector, output = Adherence(RuleSettings(consent=mode)), Output()
+        trigger = Trigger("p1", "e", now_us)
         for each in events:
-            projector.apply(state, each, cause, now_us, output)
-        projector.project(state, cause, now_us, output)
+            projector.apply(state, each, trigger, now_us, output)
+        projector.project(state, trigger, now_us, output)
         return [json.loads(row.body)["visible"] for table, row in output.rows if table == "consents"]
 
     state, session = AdherenceState(), event("exercise_session", completion_status="completed")

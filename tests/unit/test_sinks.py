@@ -3,7 +3,7 @@
 from google.pubsub_v1.types import PubsubMessage
 
 from pipeline.sinks.nudges import nudge_messages
-from transforms.policy import Nudge
+from transforms.policy.nudges import Nudge
 from transforms.steps.chunks import NudgeChunk
 
 

@@ -15,10 +15,10 @@ from apache_beam.utils.windowed_value import PANE_INFO_UNKNOWN
 from tests.releases.recording import PROJECTORS, Cell
 from transforms.events import parse_event
 from transforms.message import Message
-from transforms.projections.projector import Projector, Settings
+from transforms.projections.projector import Projector, RuleSettings
 from transforms.steps.coders import pack
-from transforms.steps.projecting import Project
 from transforms.steps.rebuilding import Rebuild
+from transforms.steps.streaming import StreamingProjectFn
 from transforms.times import DAY_US
 
 START_MS = 1_772_409_600_000
@@ -61,8 +61,8 @@ def test_beam_holds_the_watermark_for_a_timer_in_processing_time() -> None:
 def test_a_patients_wake_up_does_not_hold_back_the_watermark(projector: type[Projector[Any]]) -> None:
     """But what a rebuild holds back does, until the moment that it waits for."""
     wake_up, catch_up = WorkersTimer(TimeDomain.REAL_TIME), WorkersTimer(TimeDomain.WATERMARK)
-    project = Project(
-        projector(Settings()), False, Rebuild(0, UNTIL_MS * 1000), dict, lambda: START_MS / 1000
+    project = StreamingProjectFn(
+        projector(RuleSettings()), False, Rebuild(0, UNTIL_MS * 1000), dict, lambda: START_MS / 1000
     )
     project.setup()
     content = {"kind": "consent", "event_id": "c1", "subject_id": "p1", "body": {"granted": True}}

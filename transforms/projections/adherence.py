@@ -8,21 +8,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from transforms.events import Event, SessionFact
-from transforms.policy import AdherenceLevel, Finding
+from transforms.policy.findings import Finding
+from transforms.policy.thresholds import AdherenceLevel
 from transforms.projections.consent import Decision
-from transforms.projections.projector import (
-    ALWAYS,
-    NEVER,
-    PROCESSED,
-    SILENT_DAYS,
-    STATE_DAYS,
-    Cause,
-    Output,
-    PatientState,
-    Projector,
-    Settings,
-    about_us,
-)
+from transforms.projections.ordering import about_us
+from transforms.projections.projector import PROCESSED, Output, Projector, RuleSettings
+from transforms.projections.state import ALWAYS, NEVER, SILENT_DAYS, STATE_DAYS, PatientState, Trigger
 from transforms.rows import Row, row_key
 from transforms.times import DAY_US, MINUTE_US, day_of, iso_date, to_rfc3339, week_start_of
 
@@ -83,7 +74,7 @@ class AdherenceState(PatientState):
     consent's row is written as visible.
     """
 
-    OWN = _Stored
+    STORED = _Stored
 
     def __init__(self) -> None:
         """A patient of whom nothing is known."""
@@ -96,7 +87,7 @@ class AdherenceState(PatientState):
         self.absence_checked_us = 0
         self.shown = True
 
-    def own(self) -> Any:
+    def to_stored(self) -> Any:
         """The sessions, and what else there is."""
         return _Stored(
             list(self.sessions.values()),
@@ -108,7 +99,7 @@ class AdherenceState(PatientState):
             self.last_active_day,
         )
 
-    def take_own(self, own: Any) -> None:
+    def restore(self, own: Any) -> None:
         """The sessions by id."""
         self.sessions = {session.session_id: session for session in own.sessions}
         self.first_day, self.last_day, self.last_active_day = own.first_day, own.last_day, own.last_active_day
@@ -170,13 +161,15 @@ class Adherence(Projector[AdherenceState]):
     counted_kinds = frozenset({"exercise_session", "consent"})
     state_type = AdherenceState
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: RuleSettings) -> None:
         """With what the operator has set."""
         super().__init__(settings)
         self._silent_days = settings.policy.missed_sessions.silent_days
         self._absent_days = settings.policy.extended_absence.days
 
-    def apply(self, state: AdherenceState, event: Event, cause: Cause, now_us: int, output: Output) -> str:
+    def apply(
+        self, state: AdherenceState, event: Event, trigger: Trigger, now_us: int, output: Output
+    ) -> str:
         """Merges a session event into its session."""
         fact = event.fact
         if not isinstance(fact, SessionFact):
@@ -186,7 +179,7 @@ class Adherence(Projector[AdherenceState]):
         if outcome == PROCESSED:
             self._merge(state, event, fact, start_us)
             if finding := pain_finding(self.settings, event, fact.pain_level, fact.session_id):
-                self.say_at_once(state, finding, cause, now_us, output)
+                self.announce_at_once(state, finding, trigger, now_us, output)
         return outcome
 
     @staticmethod
@@ -211,13 +204,13 @@ class Adherence(Projector[AdherenceState]):
                 state.changed_since = ALWAYS
             state.prescription = newest
 
-    def project(self, state: AdherenceState, cause: Cause, now_us: int, output: Output) -> None:
+    def project(self, state: AdherenceState, trigger: Trigger, now_us: int, output: Output) -> None:
         """The rows that have changed, of the weeks in state and of the consent, and the findings."""
         self._forget_old(state)
-        changed_since = self.take_changed_since(state, cause, now_us)
+        changed_since = self.take_changed_since(state, trigger, now_us)
         # Also when `--consent` has changed.
         if changed_since == ALWAYS or self.is_visible(state, now_us) != state.shown:
-            self._add_consent_row(state, cause, now_us, output)
+            self._add_consent_row(state, trigger, now_us, output)
         if changed_since == NEVER or not state.sessions:
             return
         sessions = state.in_order()
@@ -225,15 +218,15 @@ class Adherence(Projector[AdherenceState]):
         # A gap begins, and an absence ended, with the session before those that have changed.
         first = _index_of_day(sessions, changed_since)
         since_day = sessions[first - 1].day + 1 if first else ALWAYS
-        for row in self._week_rows(state, sessions, calendar, since_day, cause, now_us):
+        for row in self._week_rows(state, sessions, calendar, since_day, trigger, now_us):
             output.rows.append((TABLE, row))
         findings = self._findings(state, sessions, first, calendar, since_day)
-        output.add(self.reconcile(state, findings, since_day, cause, now_us))
+        output.add(self.reconcile(state, findings, since_day, trigger, now_us))
 
-    def project_at_once(self, state: AdherenceState, cause: Cause, now_us: int, output: Output) -> None:
+    def project_urgent(self, state: AdherenceState, trigger: Trigger, now_us: int, output: Output) -> None:
         """A withdrawn consent hides the patient at once; a given one waits for the rest."""
         if not self.is_visible(state, now_us):
-            self._add_consent_row(state, cause, now_us, output)
+            self._add_consent_row(state, trigger, now_us, output)
 
     @staticmethod
     def _forget_old(state: AdherenceState) -> None:
@@ -244,17 +237,17 @@ class Adherence(Projector[AdherenceState]):
         for week in [week for week in state.rows if week < oldest_week and week != CONSENTS_TABLE]:
             del state.rows[week]
 
-    def _add_consent_row(self, state: AdherenceState, cause: Cause, now_us: int, output: Output) -> None:
+    def _add_consent_row(self, state: AdherenceState, trigger: Trigger, now_us: int, output: Output) -> None:
         if not state.consents.decisions:
             return
         state.shown = self.is_visible(state, now_us)
         columns = {
-            "patient_id": cause.patient_id,
+            "patient_id": trigger.patient_id,
             "consent_status": state.consents.status_at(now_us),
             "visible": state.shown,
             "decisions": [_decision_columns(decision) for decision in state.consents.decisions],
         }
-        row = state.next_version(CONSENTS_TABLE, cause.patient_id, columns, cause, now_us)
+        row = state.next_version(CONSENTS_TABLE, trigger.patient_id, columns, trigger, now_us)
         if row:
             output.rows.append((CONSENTS_TABLE, row))
 
@@ -264,7 +257,7 @@ class Adherence(Projector[AdherenceState]):
         sessions: list[Session],
         calendar: _Calendar,
         since_day: int,
-        cause: Cause,
+        trigger: Trigger,
         now_us: int,
     ) -> Iterator[Row]:
         oldest_week = max(week_start_of(day_of(state.horizon_us)), week_start_of(since_day - 1))
@@ -281,14 +274,14 @@ class Adherence(Projector[AdherenceState]):
         status, visible = state.consents.status_at(now_us), self.is_visible(state, now_us)
         for week_start, members in weeks.items():
             columns = {
-                "patient_id": cause.patient_id,
+                "patient_id": trigger.patient_id,
                 "week_start": week_start,
                 **self._week_columns(state, members, calendar, sessions[-1].day),
                 "consent_status": status,
                 "visible": visible and bool(members),
             }
-            table_key = row_key(cause.patient_id, week_start)
-            row = state.next_version(week_start, table_key, columns, cause, now_us)
+            table_key = row_key(trigger.patient_id, week_start)
+            row = state.next_version(week_start, table_key, columns, trigger, now_us)
             if row:
                 yield row
 
@@ -472,7 +465,7 @@ class Adherence(Projector[AdherenceState]):
 
 
 def pain_finding(
-    settings: Settings, event: Event, level: float | None, session_id: str | None
+    settings: RuleSettings, event: Event, level: float | None, session_id: str | None
 ) -> Finding | None:
     """The finding of an event that reports pain."""
     pain = settings.policy.pain

@@ -8,18 +8,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from transforms.events import ISSUE_SEVERITIES, Event, RepFact, SessionFact
-from transforms.policy import Finding
-from transforms.projections.projector import (
-    ALWAYS,
-    NEVER,
-    PROCESSED,
-    STATE_DAYS,
-    Cause,
-    Output,
-    PatientState,
-    Projector,
-    about_us,
-)
+from transforms.policy.findings import Finding
+from transforms.projections.ordering import about_us
+from transforms.projections.projector import PROCESSED, Output, Projector
+from transforms.projections.state import ALWAYS, NEVER, STATE_DAYS, PatientState, Trigger
 from transforms.rows import row_key
 from transforms.times import DAY_US, MICROS, day_of
 
@@ -157,7 +149,7 @@ class Windows(dict[int, Window]):
         return window
 
 
-class SessionQuality(msgspec.Struct, array_like=True, gc=False):
+class ScoredSession(msgspec.Struct, array_like=True, gc=False):
     """A session's quality: `first` is the (time, id) of its earliest event, `quality` the newest statement.
 
     `quality` is (time, id, score), `newest_us` the time of the session's newest event.
@@ -179,22 +171,22 @@ class QualityState(PatientState):
     `changed`, not stored, are the exercises that the events at hand have touched.
     """
 
-    OWN = tuple[dict[str, dict[int, DayStats]], list[SessionQuality], dict[str, int], dict[str, list[int]]]
+    STORED = tuple[dict[str, dict[int, DayStats]], list[ScoredSession], dict[str, int], dict[str, list[int]]]
 
     def __init__(self) -> None:
         """A patient of whom nothing is known."""
         super().__init__()
         self.days: dict[str, dict[int, DayStats]] = {}
-        self.sessions: dict[str, SessionQuality] = {}
+        self.sessions: dict[str, ScoredSession] = {}
         self.first_days: dict[str, int] = {}
         self.said: dict[str, list[int]] = {}
         self.changed: set[str] = set()
 
-    def own(self) -> Any:
+    def to_stored(self) -> Any:
         """Days and sessions, and what else there is."""
         return self.days, list(self.sessions.values()), self.first_days, self.said
 
-    def take_own(self, own: Any) -> None:
+    def restore(self, own: Any) -> None:
         """The sessions by id."""
         self.days, sessions, self.first_days, self.said = own
         self.sessions = {session.session_id: session for session in sessions}
@@ -208,14 +200,14 @@ class Quality(Projector[QualityState]):
     counted_kinds = frozenset({"rep_observation"})
     state_type = QualityState
 
-    def apply(self, state: QualityState, event: Event, cause: Cause, now_us: int, output: Output) -> str:
+    def apply(self, state: QualityState, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
         """Adds a repetition to its day, or merges a session event into its session."""
         fact = event.fact
         if isinstance(fact, RepFact):
             outcome = self.admit(state, event, event.ts_us, now_us)
             if outcome == PROCESSED:
                 self._add_rep(state, event, fact)
-                self._give_feedback(state, event, fact, cause, now_us, output)
+                self._give_feedback(state, event, fact, trigger, now_us, output)
         elif isinstance(fact, SessionFact):
             start_us = event.ts_us if fact.start_us is None else fact.start_us
             outcome = self.admit(state, event, about_us(event), now_us)
@@ -251,7 +243,7 @@ class Quality(Projector[QualityState]):
         stamp = (event.ts_us, event.event_id)
         session = state.sessions.get(fact.session_id)
         if session is None:
-            session = SessionQuality(fact.session_id, start_us, event.exercise_id, stamp, event.ts_us, None)
+            session = ScoredSession(fact.session_id, start_us, event.exercise_id, stamp, event.ts_us, None)
             state.sessions[fact.session_id] = session
         exercise_id, quality = session.exercise_id, session.quality
         session.newest_us = max(session.newest_us, event.ts_us)
@@ -264,10 +256,10 @@ class Quality(Projector[QualityState]):
             state.changed |= {exercise_id, session.exercise_id}
             state.touch((quality or session.quality)[0])
 
-    def project(self, state: QualityState, cause: Cause, now_us: int, output: Output) -> None:
+    def project(self, state: QualityState, trigger: Trigger, now_us: int, output: Output) -> None:
         """The rows of the exercises that have changed, and the policy's findings."""
         self._forget_old(state)
-        since_day = self.take_changed_since(state, cause, now_us)
+        since_day = self.take_changed_since(state, trigger, now_us)
         if since_day == NEVER:
             return
         exercises, visible = self._exercises(state), self.is_visible(state, now_us)
@@ -277,19 +269,19 @@ class Quality(Projector[QualityState]):
             if since_day != ALWAYS and exercise_id not in state.changed:
                 continue
             columns = {
-                "patient_id": cause.patient_id,
+                "patient_id": trigger.patient_id,
                 "exercise_id": exercise_id,
                 **self._columns(state.days.get(exercise_id, {}), exercises.get(exercise_id)),
                 "visible": visible and exercise_id in exercises,
             }
-            table_key = row_key(cause.patient_id, exercise_id)
-            row = state.next_version(exercise_id, table_key, columns, cause, now_us)
+            table_key = row_key(trigger.patient_id, exercise_id)
+            row = state.next_version(exercise_id, table_key, columns, trigger, now_us)
             if row:
                 output.rows.append((TABLE, row))
         state.changed = set()
-        output.add(self.reconcile(state, self._findings(state, since_day), since_day, cause, now_us))
+        output.add(self.reconcile(state, self._findings(state, since_day), since_day, trigger, now_us))
 
-    def project_at_once(self, state: QualityState, cause: Cause, now_us: int, output: Output) -> None:
+    def project_urgent(self, state: QualityState, trigger: Trigger, now_us: int, output: Output) -> None:
         """Nothing: every row and finding stems from many events."""
 
     def _forget_old(self, state: QualityState) -> None:
@@ -310,14 +302,14 @@ class Quality(Projector[QualityState]):
             state.rows.pop(exercise_id, None)
 
     @staticmethod
-    def _is_old(session: SessionQuality, state: QualityState, oldest: int) -> bool:
+    def _is_old(session: ScoredSession, state: QualityState, oldest: int) -> bool:
         # A quality stated long after the session's start is as new as its statement.
         return session.start_us < oldest * DAY_US and session.newest_us < state.horizon_us
 
     @staticmethod
-    def _exercises(state: QualityState) -> dict[str, SessionQuality | None]:
+    def _exercises(state: QualityState) -> dict[str, ScoredSession | None]:
         """Every exercise that has a row, with its newest session that has a quality."""
-        newest: dict[str, SessionQuality | None] = dict.fromkeys(state.days)
+        newest: dict[str, ScoredSession | None] = dict.fromkeys(state.days)
         for session in state.sessions.values():
             if session.quality is None:
                 continue
@@ -327,7 +319,7 @@ class Quality(Projector[QualityState]):
         return newest
 
     @staticmethod
-    def _columns(by_day: dict[int, DayStats], session: SessionQuality | None) -> dict[str, Any]:
+    def _columns(by_day: dict[int, DayStats], session: ScoredSession | None) -> dict[str, Any]:
         day = max(by_day, default=0)
         window, before = Window.ending(by_day, day), Window.ending(by_day, day - WINDOW_DAYS)
         p25, p50, p75 = window.percentiles((25, 50, 75))
@@ -347,7 +339,7 @@ class Quality(Projector[QualityState]):
     # -- policy ------------------------------------------------------------------------------------
 
     def _give_feedback(
-        self, state: QualityState, event: Event, fact: RepFact, cause: Cause, now_us: int, output: Output
+        self, state: QualityState, event: Event, fact: RepFact, trigger: Trigger, now_us: int, output: Output
     ) -> None:
         for rule, data in self._feedback(fact):
             if not self._may_say(state, "rep_quality" if rule == "rep_quality" else "form_correction", event):
@@ -362,7 +354,7 @@ class Quality(Projector[QualityState]):
                 data=data,
                 triggered_by=event.event_id,
             )
-            self.say_at_once(state, finding, cause, now_us, output)
+            self.announce_at_once(state, finding, trigger, now_us, output)
 
     def _feedback(self, fact: RepFact) -> Iterator[tuple[str, dict[str, Any]]]:
         if fact.issues:
@@ -488,5 +480,5 @@ def _added_up[K: (int, str)](counts: Iterable[dict[K, int]]) -> dict[K, int]:
     return total
 
 
-def _recency(session: SessionQuality) -> tuple[int, int, str]:
+def _recency(session: ScoredSession) -> tuple[int, int, str]:
     return (session.start_us, session.newest_us, session.session_id)

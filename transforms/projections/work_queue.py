@@ -7,10 +7,11 @@ from typing import Any, cast
 import msgspec
 import orjson
 
-from transforms.events import AlertFact, Event, FeedbackFact, ReviewFact
-from transforms.policy import Finding
+from transforms.events import AlertFact, Event, FeedbackFact, ReviewItemFact
+from transforms.policy.findings import Finding
 from transforms.projections.adherence import pain_finding
-from transforms.projections.projector import NEVER, PROCESSED, Cause, Memory, Output, PatientState, Projector
+from transforms.projections.projector import PROCESSED, Output, Projector
+from transforms.projections.state import NEVER, KnownPatient, PatientState, Trigger
 from transforms.rows import row_key
 from transforms.times import DAY_US, HOUR_US, to_rfc3339
 
@@ -90,7 +91,7 @@ class WorkQueueState(PatientState):
     hand have touched: so that a patient with hundreds of items does not cost hundreds of rows an event.
     """
 
-    OWN = tuple[list[Item[msgspec.Raw]], bool]
+    STORED = tuple[list[Item[msgspec.Raw]], bool]
 
     def __init__(self) -> None:
         """A patient of whom nothing is known."""
@@ -99,10 +100,10 @@ class WorkQueueState(PatientState):
         self.shown = True
         self.changed: set[str] = set()
 
-    def recall(self, memory: Memory) -> None:
+    def start_from(self, known: KnownPatient) -> None:
         """Also the policy's items; until a finding proves one again, its revision is 0."""
-        super().recall(memory)
-        for item_id, created_us, urgency in memory.reviews:
+        super().start_from(known)
+        for item_id, created_us, urgency in known.review_items:
             item = self.items[item_id] = Item(item_id, (created_us, ""), "review", created_us, {})
             item.state("urgency", item.first, urgency)
 
@@ -113,11 +114,11 @@ class WorkQueueState(PatientState):
             item.withdrawn = item.withdrawn or (item.item_type == "review" and not item.revision)
         self.changed = set(self.items)
 
-    def own(self) -> Any:
+    def to_stored(self) -> Any:
         """The items, and whether they are shown."""
         return list(self.items.values()), self.shown
 
-    def take_own(self, own: Any) -> None:
+    def restore(self, own: Any) -> None:
         """The items by id."""
         items, self.shown = own
         self.items = {item.item_id: item for item in items}
@@ -149,20 +150,22 @@ class WorkQueue(Projector[WorkQueueState]):
     counted_kinds = frozenset({"alert", "feedback"})
     state_type = WorkQueueState
 
-    def apply(self, state: WorkQueueState, event: Event, cause: Cause, now_us: int, output: Output) -> str:
+    def apply(
+        self, state: WorkQueueState, event: Event, trigger: Trigger, now_us: int, output: Output
+    ) -> str:
         """Merges an event into its item."""
         fact = event.fact
-        if isinstance(fact, ReviewFact):
+        if isinstance(fact, ReviewItemFact):
             # Its events have been admitted where the policy found it.
-            self._merge_review(state, event, fact, now_us)
+            self._merge_review_item(state, event, fact, now_us)
             return PROCESSED
         outcome = self.admit(state, event, event.ts_us, now_us)
         if outcome == PROCESSED and isinstance(fact, AlertFact):
             self._merge_alert(state, event, fact)
-            self._report_pain(state, event, fact.pain_level, cause, now_us, output)
+            self._report_pain(state, event, fact.pain_level, trigger, now_us, output)
         elif outcome == PROCESSED and isinstance(fact, FeedbackFact):
             self._merge_feedback(state, event, fact)
-            self._report_pain(state, event, fact.pain_level, cause, now_us, output)
+            self._report_pain(state, event, fact.pain_level, trigger, now_us, output)
         return outcome
 
     def _report_pain(
@@ -170,12 +173,12 @@ class WorkQueue(Projector[WorkQueueState]):
         state: WorkQueueState,
         event: Event,
         level: float | None,
-        cause: Cause,
+        trigger: Trigger,
         now_us: int,
         output: Output,
     ) -> None:
         if finding := pain_finding(self.settings, event, level, None):
-            self.say_at_once(state, finding, cause, now_us, output)
+            self.announce_at_once(state, finding, trigger, now_us, output)
 
     @staticmethod
     def _item(state: WorkQueueState, item_id: str, item_type: str, event: Event) -> tuple[Item[Any], _Stamp]:
@@ -217,7 +220,7 @@ class WorkQueue(Projector[WorkQueueState]):
             item.state(f"{_DETAIL}{name}", stamp, value)
 
     @staticmethod
-    def _merge_review(state: WorkQueueState, event: Event, fact: ReviewFact, now_us: int) -> None:
+    def _merge_review_item(state: WorkQueueState, event: Event, fact: ReviewItemFact, now_us: int) -> None:
         """A finding states its fields at the time since when it holds; a later statement by a person wins."""
         item = state.items.get(fact.nudge_id)
         if item is None:
@@ -246,31 +249,31 @@ class WorkQueue(Projector[WorkQueueState]):
                 item.statements.pop(name, None)
                 item.state(name, stamp, value)
 
-    def project(self, state: WorkQueueState, cause: Cause, now_us: int, output: Output) -> None:
+    def project(self, state: WorkQueueState, trigger: Trigger, now_us: int, output: Output) -> None:
         """The rows of the items that have changed, and the emergencies among the alerts."""
-        self.project_at_once(state, cause, now_us, output)
+        self.project_urgent(state, trigger, now_us, output)
         self._forget_old(state)
         visible = self.is_visible(state, now_us)
         changed = state.changed if visible == state.shown else state.items.keys()
         state.shown = visible
         for item in [state.items[key] for key in changed if key in state.items]:
-            columns = self._columns(item, cause.patient_id, visible)
-            table_key = row_key(cause.patient_id, item.item_id)
-            row = state.next_version(item.item_id, table_key, columns, cause, now_us)
+            columns = self._columns(item, trigger.patient_id, visible)
+            table_key = row_key(trigger.patient_id, item.item_id)
+            row = state.next_version(item.item_id, table_key, columns, trigger, now_us)
             if row:
                 output.rows.append((TABLE, row))
         state.changed = set()
 
-    def project_at_once(self, state: WorkQueueState, cause: Cause, now_us: int, output: Output) -> None:
+    def project_urgent(self, state: WorkQueueState, trigger: Trigger, now_us: int, output: Output) -> None:
         """Emergencies: each stems from one item, whatever else is still to come."""
-        since_day = self.take_changed_since(state, cause, now_us)
+        since_day = self.take_changed_since(state, trigger, now_us)
         if since_day != NEVER:
             findings = self._findings(state, since_day * DAY_US)
-            output.add(self.reconcile(state, findings, since_day, cause, now_us))
+            output.add(self.reconcile(state, findings, since_day, trigger, now_us))
         # Emergencies found here need no way around through the graph.
-        for event in output.reviews:
-            self._merge_review(state, event, cast(ReviewFact, event.fact), now_us)
-        output.reviews.clear()
+        for event in output.review_items:
+            self._merge_review_item(state, event, cast(ReviewItemFact, event.fact), now_us)
+        output.review_items.clear()
 
     @staticmethod
     def _findings(state: WorkQueueState, since_us: int) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ import msgspec
 from apache_beam import coders
 
 from transforms.events import Event
-from transforms.policy import Nudge
+from transforms.policy.nudges import Nudge
 from transforms.steps.coders import pack, unpack
 
 

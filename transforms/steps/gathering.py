@@ -39,7 +39,7 @@ class InShards:
         return zlib.crc32(event.patient_id.encode()) % self._shards
 
 
-class GatherByKey(beam.DoFn):
+class PackByKey(beam.DoFn):
     """EventChunk → (key, packed events), at most one per key and bundle while a bundle is small.
 
     Packed here and not by a coder: a runner may decode and encode what it groups, and copies bytes.
@@ -82,7 +82,7 @@ class GatherByKey(beam.DoFn):
             yield WindowedValue((key, pack(events)), self._oldest, windows)
 
 
-class Gathered[K: (str, int)](beam.PTransform[Any, Any]):
+class Gather[K: (str, int)](beam.PTransform[Any, Any]):
     """(PCollection of EventChunk, …) → (key, packed events).
 
     Each collection is gathered where it is made, so that only packs are moved.
@@ -99,7 +99,7 @@ class Gathered[K: (str, int)](beam.PTransform[Any, Any]):
         gathered = [
             events
             | f"Pack {number}"
-            >> beam.ParDo(GatherByKey(self._key_of, self._meter)).with_output_types(self._packed)
+            >> beam.ParDo(PackByKey(self._key_of, self._meter)).with_output_types(self._packed)
             for number, events in enumerate(collections, start=1)
         ]
         return together(gathered, self._packed)

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.pvalue import TaggedOutput
+
+# Not for a DoFn's `process`: Beam reads types from its annotations, and takes one literal tag there.
+Tagged = TaggedOutput[str, Any]
 
 
 def tagged(dofn: beam.DoFn, types: dict[str, type]) -> Any:

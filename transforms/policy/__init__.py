@@ -1,0 +1,1 @@
+"""The policy: thresholds, rules, findings, and what a finding leads to."""
