@@ -76,12 +76,14 @@ class ByHand:
         return output.reviews
 
 
+def message_of(arrival: Arrival, number: int = 0) -> Message:
+    """The arrival as it is received, `number` in its message id."""
+    return Message(orjson.dumps(arrival.envelope), {}, "test", str(number), arrival.publish_us)
+
+
 def bundles(arrivals: Sequence[Arrival], rng: Random) -> list[list[Message]]:
     """The arrivals as messages, cut into bundles of random sizes."""
-    messages = [
-        Message(orjson.dumps(arrival.envelope), {}, "test", str(number), arrival.publish_us)
-        for number, arrival in enumerate(arrivals)
-    ]
+    messages = [message_of(arrival, number) for number, arrival in enumerate(arrivals)]
     cut: list[list[Message]] = []
     while messages:
         size = rng.choice((1, 2, 5, 50, 1000))
