@@ -52,6 +52,17 @@ class ByHand:
         for number, projector in enumerate(self.projectors):
             events += self._project(number, projector, events)
 
+    def wake(self, now_us: int) -> None:
+        """Time alone has passed, up to `now_us`: each patient's timer fires."""
+        self.now_us = now_us
+        for (number, patient_id), stored in list(self.states.items()):
+            projector, output = self.projectors[number], Output()
+            state = projector.wake(projector.state_type.decode(stored), now_us)
+            projector.project(state, Cause(patient_id, None, now_us), now_us, output)
+            self.states[number, patient_id] = state.encode()
+            self._collect(output)
+            self._project(len(self.projectors) - 1, self.projectors[-1], output.reviews)
+
     def _project(self, number: int, projector: Projector[Any], events: Sequence[Event]) -> list[Event]:
         by_patient: dict[str, list[Event]] = defaultdict(list)
         for event in events:
@@ -70,10 +81,13 @@ class ByHand:
                     self.outcomes[event.event_id] = outcome
             projector.project(state, Cause(patient_id, chunk[-1].event_id, 0), self.now_us, output)
             self.states[number, patient_id] = state.encode()
+        self._collect(output)
+        return output.reviews
+
+    def _collect(self, output: Output) -> None:
         for table, row in output.rows:
             self.rows[table].append(json.loads(row.body))
         self.nudges += [orjson.loads(nudge.body) for nudge in output.nudges]
-        return output.reviews
 
 
 def message_of(arrival: Arrival, number: int = 0) -> Message:

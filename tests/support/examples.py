@@ -5,7 +5,7 @@ An example states by hand what must come out; tests run it through both. March 3
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -191,6 +191,17 @@ class Product(Calculation):
             for nudge in job.nudges
             if nudge["type"] == "extended_absence"
         ]
+
+
+def said_in_silence(arrivals: Iterable[Arrival], *wakes: datetime) -> list[tuple[datetime, str, str]]:
+    """What the product's timers say after these events: time, type and kind of each nudge."""
+    job = _run([list(arrivals)], Settings(nudge_max_age_hours=0), wakes[0] - timedelta(days=1))
+    said = []
+    for wake in wakes:
+        known = len(job.nudges)
+        job.wake(to_micros(wake))
+        said += [(wake, nudge["type"], nudge["kind"]) for nudge in job.nudges[known:]]
+    return said
 
 
 def _in_order_of_time(arrivals: Iterable[Arrival]) -> list[list[Arrival]]:

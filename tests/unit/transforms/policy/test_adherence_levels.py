@@ -1,5 +1,9 @@
 """Low and excellent adherence: docs/contract.md, 5.2. Each example is worked out by hand."""
 
+from datetime import datetime, timedelta
+
+import pytest
+
 from tests.oracle import Options
 from tests.support.examples import Calculation, at, day, session, weekly
 
@@ -45,3 +49,44 @@ def test_adherence_excellence(calculated: Calculation) -> None:
     assert calculated.fired(first, *between, last, options=options) == []
     assert calculated.fired(first, *between, session(day(27)), options=options) == []
     assert calculated.fired(first, *between, session(day(27)), last, options=options) == [excellence]
+
+
+LOW = ("low_weekly_adherence", "alert", "medium")
+EXCELLENCE = ("adherence_excellence", "nudge", "low")
+
+
+@pytest.mark.parametrize(("last", "wanted"), [(9, []), (10, [LOW])])
+def test_adherence_is_low_from_7_days_after_the_first_session(
+    calculated: Calculation, last: int, wanted: list[tuple[str, str, str]]
+) -> None:
+    assert calculated.fired(*weekly(3, 6, 8, last)) == wanted
+
+
+@pytest.mark.parametrize(("again", "times"), [(16, [at(10)]), (17, [at(10), at(17)])])
+def test_low_adherence_is_repeated_after_7_days(
+    calculated: Calculation, again: int, times: list[datetime]
+) -> None:
+    assert calculated.item_times("low_weekly_adherence", *weekly(3, 7, 10, 13, again)) == times
+
+
+@pytest.mark.parametrize(("days", "wanted"), [(27, 0), (28, 1), (55, 1), (56, 2)])
+def test_excellence_is_said_after_28_days_and_again_after_28(
+    calculated: Calculation, days: int, wanted: int
+) -> None:
+    arrivals = [session((at(3) + timedelta(days=number)).isoformat()) for number in range(days + 1)]
+    assert calculated.fired(*arrivals, options=Options(any_span=True)) == [EXCELLENCE] * wanted
+
+
+@pytest.mark.parametrize(("completed", "wanted"), [(18, []), (19, [EXCELLENCE])])
+def test_excellence_is_more_than_90_percent(
+    calculated: Calculation, completed: int, wanted: list[tuple[str, str, str]]
+) -> None:
+    days = [*range(4, 29, 3), *range(4, 29, 3)]
+    started = session(day(1, "23:00"), "aborted")
+    arrivals = [
+        started,
+        *weekly(*days[: completed - 1]),
+        session(day(28)),
+        session(day(29, "01:00"), "aborted"),
+    ]
+    assert calculated.fired(*arrivals, options=Options(prescribed_sessions_per_week=5)) == wanted

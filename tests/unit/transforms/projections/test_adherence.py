@@ -144,3 +144,48 @@ def test_session_status(calculated: Calculation, body: Row, status: str) -> None
 
 def test_session_without_id_is_known_by_its_event(calculated: Calculation) -> None:
     assert calculated.week([session(day(3)), session(day(3))])["completed_sessions"] == 2
+
+
+def test_one_late_session_counts_once_and_changes_the_week_after_it(calculated: Calculation) -> None:
+    late = session(day(4))
+    arrivals = [session(day(10), prescribed_sessions_per_week=4), late, late]
+    first, second = calculated.week(arrivals, 3), calculated.week(arrivals, 10)
+    assert (first["completed_sessions"], first["rolling_7day_avg"]) == (1, 25.0)
+    assert (second["completed_sessions"], second["rolling_7day_avg"]) == (1, 50.0)
+
+
+def test_a_week_begins_on_monday_at_midnight_in_utc(calculated: Calculation) -> None:
+    rows = calculated.expected([session("2025-03-09T23:59:59.999999Z"), session(day(10, "00:00"))]).adherence
+    assert [row["week_start"] for row in rows] == [date(2025, 3, 3), date(2025, 3, 10)]
+
+
+def test_first_day_of_the_28_counts_and_the_day_before_does_not(calculated: Calculation) -> None:
+    options = Options(prescribed_sessions_per_week=1)
+    last = session(day(29, "01:00"))
+    within, outside = session(day(2, "00:00")), session(day(1, "23:59"))
+    assert calculated.week([within, last], 24, options)["rolling_28day_avg"] == 50.0
+    assert calculated.week([outside, last], 24, options)["rolling_28day_avg"] == 25.0
+
+
+@pytest.mark.parametrize(
+    ("statuses", "counted"),
+    [
+        (["started", "aborted"], (0, 0)),
+        (["aborted", "partial"], (0, 1)),
+        (["partial", "completed"], (1, 0)),
+        (["started", "completed"], (1, 0)),
+    ],
+)
+def test_the_highest_status_counts_whichever_comes_last(
+    calculated: Calculation, statuses: list[str], counted: tuple[int, int]
+) -> None:
+    for order in (statuses, statuses[::-1]):
+        row = calculated.week([session(day(n), status, session_id="s") for n, status in enumerate(order, 3)])
+        assert (row["completed_sessions"], row["partial_sessions"]) == counted
+
+
+def test_missed_sessions_and_percentage_stop_exactly_at_the_prescription(calculated: Calculation) -> None:
+    options = Options(prescribed_sessions_per_week=2)
+    for sessions, wanted in ((1, (1, 50.0)), (2, (0, 100.0)), (3, (0, 100.0))):
+        row = calculated.week([session(day(3 + number)) for number in range(sessions)], options=options)
+        assert (row["missed_sessions"], row["adherence_percentage"]) == wanted

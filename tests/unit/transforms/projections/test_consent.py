@@ -1,8 +1,10 @@
 """Consent: docs/contract.md, 4.7. Each example is worked out by hand."""
 
+from datetime import timedelta
+
 import pytest
 
-from tests.oracle import Options
+from tests.oracle import Options, Row
 from tests.support.examples import Calculation, alert, at, consent, day, rep, session
 
 
@@ -94,3 +96,33 @@ def test_consent_off(calculated: Calculation) -> None:
     result = calculated.expected(arrivals, Options(consent="off"))
     assert result.withheld == frozenset()
     assert result.adherence[0]["visible"] is True
+
+
+@pytest.mark.parametrize(
+    ("ts", "is_withheld"), [("2025-03-05T11:59:59.999999Z", False), (day(5), True), (day(6), True)]
+)
+@pytest.mark.parametrize(
+    "change", [{"status": "revoked"}, {"status": "granted", "expires_at": day(5), "effective_from": day(1)}]
+)
+def test_an_event_is_withheld_from_exactly_when_consent_ends(
+    calculated: Calculation, ts: str, is_withheld: bool, change: Row
+) -> None:
+    result = calculated.expected([session(ts, event_id="e"), consent(day(5), **change)])
+    assert result.withheld == ({"e"} if is_withheld else set())
+
+
+@pytest.mark.parametrize(("second", "is_shown"), [(59, True), (60, False)])
+def test_rows_are_hidden_from_exactly_when_consent_expires(
+    calculated: Calculation, second: int, is_shown: bool
+) -> None:
+    arrivals = [session(day(5)), consent(day(3), "granted", expires_at=day(20))]
+    now = at(20, 11, 59) + timedelta(seconds=second)
+    assert bool(calculated.expected(arrivals, Options(now=now)).adherence) is is_shown
+
+
+@pytest.mark.parametrize(("ts", "is_withheld"), [(day(4, "11:59"), True), (day(4), False)])
+def test_require_admits_from_exactly_when_consent_is_granted(
+    calculated: Calculation, ts: str, is_withheld: bool
+) -> None:
+    arrivals = [session(ts), consent(day(4), "granted")]
+    assert len(calculated.expected(arrivals, Options(consent="require")).withheld) == is_withheld

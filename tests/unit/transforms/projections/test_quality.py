@@ -125,3 +125,35 @@ def test_session_quality_is_its_newest_statement(calculated: Calculation) -> Non
         session(day(6), session_id="s"),
     )
     assert row["last_session_quality"] == 0.8
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "trend"),
+    [
+        (0.8, 0.85, "improving"),
+        (0.8, 0.849999, "stable"),
+        (0.85, 0.8, "declining"),
+        (0.85, 0.800001, "stable"),
+        (0.8, 0.8, "stable"),
+    ],
+)
+def test_trend_at_exactly_0_05(calculated: Calculation, before: float, now: float, trend: str) -> None:
+    assert calculated.only_quality(rep(day(3), before), rep(day(10), now))["quality_trend"] == trend
+
+
+@pytest.mark.parametrize(("score", "critical"), [(0.499, 1), (0.5, 0)])
+def test_a_critical_rep_is_under_0_50(calculated: Calculation, score: float, critical: int) -> None:
+    row = calculated.only_quality(rep(day(3), score), rep(day(3), 0.9))
+    assert (row["critical_issues_count"], row["critical_issues_percentage"]) == (critical, 50.0 * critical)
+
+
+@pytest.mark.parametrize(
+    ("count", "ranks"),
+    [(1, (1, 1, 1)), (2, (1, 1, 2)), (3, (1, 2, 3)), (4, (1, 2, 3)), (5, (2, 3, 4)), (8, (2, 4, 6))],
+)
+def test_percentiles_are_the_nearest_rank(
+    calculated: Calculation, count: int, ranks: tuple[int, int, int]
+) -> None:
+    row = calculated.only_quality(*(rep(day(3), number / 10) for number in range(count, 0, -1)))
+    found = (row["percentile_25"], row["percentile_50"], row["percentile_75"])
+    assert found == tuple(rank / 10 for rank in ranks)

@@ -180,3 +180,32 @@ def test_policy_alerts_become_review_items(calculated: Calculation) -> None:
             "visible": True,
         }
     ]
+
+
+STATUSES = ("pending", "acknowledged", "in_review", "resolved")
+
+
+@pytest.mark.parametrize("later", [*STATUSES, "dismissed"])
+@pytest.mark.parametrize("earlier", STATUSES)
+def test_a_status_moves_forward_only(calculated: Calculation, earlier: str, later: str) -> None:
+    row = calculated.only_item(
+        alert(day(3), alert_id="a", status=earlier), alert(day(4), alert_id="a", status=later)
+    )
+    ranks = {**{status: rank for rank, status in enumerate(STATUSES)}, "dismissed": 3}
+    assert row["status"] == (later if ranks[later] > ranks[earlier] else earlier)
+    assert (row["resolved_at"] is None) is (max(ranks[later], ranks[earlier]) < 3)
+
+
+def test_a_late_event_moves_the_creation_and_the_deadline_back(calculated: Calculation) -> None:
+    row = calculated.only_item(alert(day(4), alert_id="a", urgency="high"), alert(day(3), alert_id="a"))
+    assert (row["created_at"], row["sla_deadline"]) == (at(3), at(4))
+
+
+@pytest.mark.parametrize(
+    ("pain", "deadline"), [(4, at(4)), (7, at(3, 16))], ids=["alert: 24 h", "emergency: 4 h"]
+)
+def test_a_reviews_deadline_follows_its_severity(
+    calculated: Calculation, pain: float, deadline: datetime
+) -> None:
+    (row,) = calculated.expected([session(day(3), pain_level=pain)]).work_queue
+    assert row["sla_deadline"] == deadline
