@@ -9,9 +9,9 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import count
 from typing import Any
 
-from tests import oracle
-from tests.by_hand import ByHand, message_of
-from tests.oracle import (
+from tests.support import oracle
+from tests.support.beamless import BeamlessJob, message_of
+from tests.support.oracle import (
     REP_FEEDBACK,
     REVIEW_COLUMNS,
     Arrival,
@@ -136,7 +136,7 @@ class Calculation(ABC):
 
 
 class Oracle(Calculation):
-    """The independent calculation of tests/oracle.py."""
+    """The independent calculation of tests/support/oracle.py."""
 
     def expected(self, arrivals: Iterable[Arrival], options: Options | None = None) -> Expected:
         options = options or Options()
@@ -208,14 +208,14 @@ def _in_order_of_time(arrivals: Iterable[Arrival]) -> list[list[Arrival]]:
     return [[arrival] for arrival in sorted(arrivals, key=event_time)]
 
 
-def _run(bundles: Iterable[Iterable[Arrival]], settings: Settings, now: datetime) -> ByHand:
-    job = ByHand(settings, to_micros(now))
+def _run(bundles: Iterable[Iterable[Arrival]], settings: Settings, now: datetime) -> BeamlessJob:
+    job = BeamlessJob(settings, to_micros(now))
     for bundle in bundles:
         job.take([message_of(arrival) for arrival in bundle])
     return job
 
 
-def _rows(job: ByHand, table: str) -> list[Row]:
+def _rows(job: BeamlessJob, table: str) -> list[Row]:
     rows = map(normalize, current_rows(job.rows[table], table, job.rows["consents"]))
     return sorted(rows, key=lambda row: [str(row[column]) for column in oracle.KEYS[table]])
 
@@ -227,7 +227,7 @@ def _without_open_columns(row: Row) -> Row:
     return {name: row[name] for name in REVIEW_COLUMNS.split()}
 
 
-def _nudges(job: ByHand, *, with_rep_feedback: bool) -> list[Nudge]:
+def _nudges(job: BeamlessJob, *, with_rep_feedback: bool) -> list[Nudge]:
     created_at = {row["item_id"]: parse_time(row["created_at"]) for row in job.rows["work_queue"]}
     return [
         nudge_of(nudge)._replace(created_at=created_at.get(nudge["nudge_id"]))
@@ -236,5 +236,5 @@ def _nudges(job: ByHand, *, with_rep_feedback: bool) -> list[Nudge]:
     ]
 
 
-def _with_outcome(job: ByHand, wanted: str) -> frozenset[str]:
+def _with_outcome(job: BeamlessJob, wanted: str) -> frozenset[str]:
     return frozenset(event_id for event_id, outcome in job.outcomes.items() if outcome == wanted)

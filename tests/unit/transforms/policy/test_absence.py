@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from tests.oracle import Options, Row
 from tests.support.examples import Calculation, at, day, said_in_silence, session
+from tests.support.oracle import Options, Row
 
 
 def test_gap_of_4_to_7_days(calculated: Calculation) -> None:

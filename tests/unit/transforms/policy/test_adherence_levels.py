@@ -4,8 +4,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from tests.oracle import Options
 from tests.support.examples import Calculation, at, day, session, weekly
+from tests.support.oracle import Options
 
 
 def test_low_weekly_adherence(calculated: Calculation) -> None:

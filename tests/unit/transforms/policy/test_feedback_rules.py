@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.oracle import REP_FEEDBACK
 from tests.support.examples import Calculation, day, rep
+from tests.support.oracle import REP_FEEDBACK
 
 
 @pytest.mark.parametrize(

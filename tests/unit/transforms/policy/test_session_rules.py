@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.oracle import Nudge, Row
 from tests.support.examples import Calculation, at, day, session
+from tests.support.oracle import Nudge, Row
 
 
 @pytest.mark.parametrize(

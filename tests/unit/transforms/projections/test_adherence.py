@@ -4,8 +4,8 @@ from datetime import date
 
 import pytest
 
-from tests.oracle import Options, Row
 from tests.support.examples import Calculation, at, day, session
+from tests.support.oracle import Options, Row
 
 
 def test_adherence_row(calculated: Calculation) -> None:

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from tests.oracle import Options, Row
 from tests.support.examples import Calculation, alert, at, consent, day, rep, session
+from tests.support.oracle import Options, Row
 
 
 def test_revoked_consent_withholds_what_comes_after_it(calculated: Calculation) -> None:

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from tests.oracle import Arrival
 from tests.support.examples import Calculation, alert, at, consent, day, event, rep, session
+from tests.support.oracle import Arrival
 
 
 def test_too_late_is_more_than_28_days_before_the_newest_known_then(calculated: Calculation) -> None:

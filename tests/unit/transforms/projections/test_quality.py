@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.oracle import Row
 from tests.support.examples import Calculation, day, event, rep, session
+from tests.support.oracle import Row
 
 
 def test_quality_row(calculated: Calculation) -> None:

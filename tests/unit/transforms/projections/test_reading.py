@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 
-from tests.oracle import Arrival
 from tests.support.examples import Calculation, alert, at, day, event, rep
+from tests.support.oracle import Arrival
 
 
 def test_aliases_of_the_envelope(calculated: Calculation) -> None:

@@ -4,8 +4,8 @@ from datetime import datetime
 
 import pytest
 
-from tests.oracle import Row
 from tests.support.examples import Calculation, alert, at, day, event, session
+from tests.support.oracle import Row
 
 
 def test_alert_with_defaults(calculated: Calculation) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tests.fuzzing import fuzzed
-from tests.strategies import random_arrivals
+from tests.support.fuzzing import fuzzed
+from tests.support.strategies import random_arrivals
 from transforms.dead_letters import REASONS, DeadLetter, dead_letter_row
 from transforms.decoding import STAGE
 from transforms.events import EARLIEST_US, FUTURE_TOLERANCE_US, KINDS, Event

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.strategies import WINDOW_END, arrival_orders, random_arrivals
+from tests.support.strategies import WINDOW_END, arrival_orders, random_arrivals
 from transforms.events import Event, RepFact, ReviewFact, parse_event
 from transforms.message import Message
 from transforms.policy import RULES, AdherenceLevel, Policy

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.options import IMAGE_VARIABLE
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DOCKERFILE = ROOT / "templates/Dockerfile"
 CLOUD_BUILD = yaml.safe_load((ROOT / "templates/cloudbuild.yaml").read_text(encoding="utf-8"))
 

@@ -12,14 +12,14 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from tests.by_hand import ByHand
+from tests.support.beamless import BeamlessJob
 from transforms.message import Message
 from transforms.policy import RULES, Policy, policy_from
 from transforms.projections.adherence import Adherence
 from transforms.projections.projector import Cause, Output, Settings
 from transforms.times import to_micros
 
-PAGE = (Path(__file__).parents[2] / "docs/policy.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[4] / "docs/policy.md").read_text(encoding="utf-8")
 SETTINGS = Settings(nudge_max_age_hours=0)
 
 Content = dict[str, Any]
@@ -76,8 +76,8 @@ def printed() -> dict[str, Content]:
     }
 
 
-def taken(events: list[Content], now: datetime) -> ByHand:
-    hand = ByHand(SETTINGS, to_micros(now))
+def taken(events: list[Content], now: datetime) -> BeamlessJob:
+    hand = BeamlessJob(SETTINGS, to_micros(now))
     hand.take(Message(orjson.dumps(each), {}, "", "", to_micros(now)) for each in events)
     return hand
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.oracle import (
+from tests.support.examples import alert, at, consent, day, event, rep, session
+from tests.support.oracle import (
     Arrival,
     Nudge,
     Options,
@@ -20,8 +21,7 @@ from tests.oracle import (
     expected,
     normalize,
 )
-from tests.strategies import arrival_orders, arrival_sets, in_time_order, random_arrivals
-from tests.support.examples import alert, at, consent, day, event, rep, session
+from tests.support.strategies import arrival_orders, arrival_sets, in_time_order, random_arrivals
 
 
 def test_what_has_no_defined_result_is_refused() -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.by_hand import ByHand, bundles
-from tests.oracle import (
+from tests.support.beamless import BeamlessJob, bundles
+from tests.support.oracle import (
     Arrival,
     Options,
     absences,
@@ -23,7 +23,7 @@ from tests.oracle import (
     parse_time,
     too_late,
 )
-from tests.strategies import (
+from tests.support.strategies import (
     Consents,
     arrival_orders,
     arrival_sets,
@@ -42,20 +42,20 @@ NOW = datetime(2025, 4, 2, tzinfo=UTC)
 TABLES = ("adherence", "quality", "work_queue")
 
 
-def run(arrivals: Sequence[Arrival], rng: Random, consent: ConsentMode = "enforce") -> ByHand:
-    by_hand = ByHand(Settings(consent=consent, nudge_max_age_hours=0), to_micros(NOW))
+def run(arrivals: Sequence[Arrival], rng: Random, consent: ConsentMode = "enforce") -> BeamlessJob:
+    job = BeamlessJob(Settings(consent=consent, nudge_max_age_hours=0), to_micros(NOW))
     for bundle in bundles(arrivals, rng):
-        by_hand.take(bundle)
-    assert not by_hand.dead_letters
-    return by_hand
+        job.take(bundle)
+    assert not job.dead_letters
+    return job
 
 
-def check_rows(by_hand: ByHand, arrivals: Sequence[Arrival], options: Options) -> None:
+def check_rows(job: BeamlessJob, arrivals: Sequence[Arrival], options: Options) -> None:
     wanted = expected(arrivals, options)
     for table in TABLES:
-        actual = current_rows(by_hand.rows[table], table, by_hand.rows["consents"])
+        actual = current_rows(job.rows[table], table, job.rows["consents"])
         assert_rows_equal(actual, getattr(wanted, table), table)
-    withheld = {event_id for event_id, outcome in by_hand.outcomes.items() if outcome == "withheld"}
+    withheld = {event_id for event_id, outcome in job.outcomes.items() if outcome == "withheld"}
     assert withheld == wanted.withheld
 
 
@@ -83,11 +83,11 @@ def test_consents_that_withhold_nothing_may_arrive_at_any_time(arrivals: list[Ar
 @given(arrivals=arrival_sets(consents="none"), rng=st.randoms(use_true_random=False))
 def test_nudges_equal_the_independent_calculation(arrivals: list[Arrival], rng: Random) -> None:
     arrivals = in_time_order(arrivals)
-    by_hand = ByHand(Settings(nudge_max_age_hours=0), to_micros(NOW))
+    job = BeamlessJob(Settings(nudge_max_age_hours=0), to_micros(NOW))
     messages = [message for bundle in bundles(arrivals, rng) for message in bundle]
-    by_hand.take(messages)
+    job.take(messages)
     wanted = expected(arrivals, Options(now=NOW, rep_feedback=True)).nudges
-    assert_nudges_equal(by_hand.nudges, wanted, rep_feedback=True)
+    assert_nudges_equal(job.nudges, wanted, rep_feedback=True)
 
 
 KINDS = ("exercise_session", "rep_observation", "alert", "feedback", "consent")
@@ -99,24 +99,24 @@ def test_what_arrives_together_is_judged_by_the_newest_of_it(
     consent: ConsentMode, arrivals: list[Arrival], rng: Random
 ) -> None:
     rng.shuffle(arrivals)
-    by_hand = ByHand(Settings(consent=consent), to_micros(datetime(2045, 1, 1, tzinfo=UTC)))
+    job = BeamlessJob(Settings(consent=consent), to_micros(datetime(2045, 1, 1, tzinfo=UTC)))
     together: list[list[Arrival]] = []
     for bundle in bundles(arrivals, rng):
         together.append([arrivals[int(message.message_id)] for message in bundle])
-        by_hand.take(bundle)
-    late = {event_id for event_id, outcome in by_hand.outcomes.items() if outcome == "too_late"}
+        job.take(bundle)
+    late = {event_id for event_id, outcome in job.outcomes.items() if outcome == "too_late"}
     assert late == too_late(together, Options(consent=consent))
 
 
 @given(arrivals=long_histories("exercise_session"))
 def test_every_absence_of_a_long_stream_is_said_once_and_stays_in_the_queue(arrivals: list[Arrival]) -> None:
-    by_hand = ByHand(Settings(nudge_max_age_hours=0), to_micros(datetime(2045, 1, 1, tzinfo=UTC)))
+    job = BeamlessJob(Settings(nudge_max_age_hours=0), to_micros(datetime(2045, 1, 1, tzinfo=UTC)))
     for arrival in sorted(arrivals, key=lambda arrival: _begun(arrival)):
-        by_hand.take(bundles([arrival], Random(1))[0])
+        job.take(bundles([arrival], Random(1))[0])
     wanted = sorted(json.dumps(data) for _, data in absences(arrivals))
-    said = [nudge["data"] for nudge in by_hand.nudges if nudge["type"] == "extended_absence"]
+    said = [nudge["data"] for nudge in job.nudges if nudge["type"] == "extended_absence"]
     assert sorted(map(json.dumps, said)) == wanted
-    items = [json.loads(row["context"]) for row in current_rows(by_hand.rows["work_queue"], "work_queue")]
+    items = [json.loads(row["context"]) for row in current_rows(job.rows["work_queue"], "work_queue")]
     filed = [item["data"] for item in items if item["type"] == "extended_absence"]
     assert sorted(map(json.dumps, filed)) == wanted
 
@@ -125,7 +125,7 @@ def _begun(arrival: Arrival) -> datetime:
     return parse_time(arrival.envelope["body"]["start_time"])
 
 
-class FromScratch(ByHand):
+class FromScratch(BeamlessJob):
     """Calculates everything again at each step, instead of what the events at hand may have changed."""
 
     def __init__(self, settings: Settings, now_us: int) -> None:
@@ -144,7 +144,9 @@ class FromScratch(ByHand):
 def test_what_has_not_changed_need_not_be_calculated_again(seed: int, consents: Consents) -> None:
     rng = Random(seed)
     arrivals = arrival_orders(random_arrivals(rng, consents=consents), rng)
-    partly, wholly = (kind(Settings(nudge_max_age_hours=0), to_micros(NOW)) for kind in (ByHand, FromScratch))
+    partly, wholly = (
+        kind(Settings(nudge_max_age_hours=0), to_micros(NOW)) for kind in (BeamlessJob, FromScratch)
+    )
     for bundle in bundles(arrivals, rng):
         partly.take(bundle)
         wholly.take(bundle)
@@ -175,18 +177,18 @@ def test_the_first_session_may_turn_out_to_have_begun_later() -> None:
         # Seven days after the one, six after the other: only seven days make a low adherence.
         piece("c", "2025-03-28T00:00:00Z"),
     ]
-    by_hand = ByHand(Settings(nudge_max_age_hours=0), to_micros(NOW))
+    job = BeamlessJob(Settings(nudge_max_age_hours=0), to_micros(NOW))
     for arrival in arrivals:
-        by_hand.take(bundles([arrival], Random(1))[0])
-    check_rows(by_hand, arrivals, Options(now=NOW))
-    assert "low_weekly_adherence" not in {nudge["type"] for nudge in by_hand.nudges}
+        job.take(bundles([arrival], Random(1))[0])
+    check_rows(job, arrivals, Options(now=NOW))
+    assert "low_weekly_adherence" not in {nudge["type"] for nudge in job.nudges}
 
 
 def check_rebuild(seen: Sequence[Arrival], arrivals: Sequence[Arrival], rng: Random) -> None:
     """A job that had `seen` some events is killed, and the next one builds its state again from all."""
     killed = run(seen, rng)
     settings = Settings(nudge_max_age_hours=0, rebuilt_since_us=to_micros(NOW - timedelta(days=40)))
-    rebuilt = ByHand(settings, killed.now_us + 1)
+    rebuilt = BeamlessJob(settings, killed.now_us + 1)
     for bundle in bundles(arrivals, rng):
         rebuilt.take(bundle)
     wanted = expected(arrivals, Options(now=NOW))
@@ -213,7 +215,7 @@ def test_a_rebuild_leaves_nothing_of_what_a_killed_job_took_for_true(
 
 def test_a_rebuild_says_nothing_of_weeks_of_which_events_may_not_come_again() -> None:
     settings = Settings(rebuilt_since_us=to_micros(datetime(2025, 3, 12, tzinfo=UTC)))
-    rebuilt = ByHand(settings, to_micros(NOW))
+    rebuilt = BeamlessJob(settings, to_micros(NOW))
     for bundle in bundles([MONDAY], Random(1)):
         rebuilt.take(bundle)
     assert [row["week_start"] for row in rebuilt.rows["adherence"]] == ["2025-03-17"]

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from tests.strategies import WINDOW_END, random_arrivals
+from tests.support.strategies import WINDOW_END, random_arrivals
 from transforms.events import REVIEW, Event, ReviewFact, parse_event
 from transforms.message import Message
 from transforms.steps.chunks import EventChunk, EventChunkCoder

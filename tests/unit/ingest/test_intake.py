@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from ingest.auth import Caller
 from ingest.intake import NOT_JSON, Accepted, Refused, accept, message, packed
-from tests.fuzzing import fuzzed
-from tests.strategies import random_arrivals
+from tests.support.fuzzing import fuzzed
+from tests.support.strategies import random_arrivals
 from transforms.dead_letters import DeadLetter
 from transforms.events import Event, content_id, parse_event
 from transforms.message import MAX_ARRAY_LENGTH, MAX_MESSAGE_BYTES, PUBLISH_ID_ATTRIBUTE, Message

@@ -18,7 +18,7 @@ from transforms.dead_letters import REASONS
 from transforms.events import KINDS
 from transforms.steps.telemetry import LATENCY_BOUNDS_MS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TERRAFORM = ROOT / "templates/terraform"
 FILES = {path.name: path.read_text(encoding="utf-8") for path in sorted(TERRAFORM.glob("*.tf"))}
 TEXT = "\n".join(FILES.values())

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from tests.oracle import Arrival
+from tests.support.oracle import Arrival
 from transforms.dead_letters import DeadLetter
 from transforms.deduplication import SeenIds, name_of
 from transforms.events import REVIEW, Event
@@ -27,7 +27,7 @@ RECEIVES = {
 }
 
 
-class ByHand:
+class BeamlessJob:
     """Takes arrivals in and collects everything that comes out."""
 
     def __init__(self, settings: Settings, now_us: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from tests.strategies import random_arrivals
+from tests.support.strategies import random_arrivals
 
 _ODD: list[Any] = [
     None,

@@ -15,7 +15,7 @@ from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
 from pipeline.options import OptionsError, RehabOptions, parse_options
 from pipeline.template import main, specification
 
-METADATA_FILE = Path(__file__).parents[2] / "templates/metadata.json"
+METADATA_FILE = Path(__file__).parents[3] / "templates/metadata.json"
 METADATA = json.loads(METADATA_FILE.read_text(encoding="utf-8"))
 PARAMETERS: dict[str, dict[str, Any]] = {parameter["name"]: parameter for parameter in METADATA["parameters"]}
 IMAGE = "europe-west3-docker.pkg.dev/my-project/rehab-tracking/pipeline:0.1.0"

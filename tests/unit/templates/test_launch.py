@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.gcloud import assert_known
-from tests.unit.test_template import PARAMETERS
+from tests.support.gcloud import assert_known
+from tests.unit.pipeline.test_template import PARAMETERS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NAMES = {"PROJECT": "my-project", "REGION": "europe-west3", "BUCKET": "my-bucket"}
 
 LAUNCH = [

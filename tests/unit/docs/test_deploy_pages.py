@@ -11,7 +11,7 @@ from string import Template
 
 import pytest
 
-from tests.gcloud import assert_known
+from tests.support.gcloud import assert_known
 from tests.support.pages import ROOT, blocks, read, section
 
 NAMES = {"PROJECT": "my-project", "REGION": "europe-west3", "BUCKET": "my-bucket"}

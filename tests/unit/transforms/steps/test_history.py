@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.oracle import (
+from tests.support.oracle import (
     Arrival,
     Options,
     absences,
@@ -21,7 +21,7 @@ from tests.oracle import (
     current_rows,
     expected,
 )
-from tests.strategies import long_histories, random_history
+from tests.support.strategies import long_histories, random_history
 from transforms.events import REVIEW, Event, ReviewFact, parse_event
 from transforms.message import Message
 from transforms.policy import withdrawal

@@ -7,8 +7,15 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.by_hand import ByHand
-from tests.oracle import Arrival, Options, assert_nudges_equal, assert_rows_equal, current_rows, expected
+from tests.support.beamless import BeamlessJob
+from tests.support.oracle import (
+    Arrival,
+    Options,
+    assert_nudges_equal,
+    assert_rows_equal,
+    current_rows,
+    expected,
+)
 from transforms.events import parse_event
 from transforms.message import Message
 from transforms.projections.projector import Settings
@@ -108,19 +115,19 @@ REVOKED: dict[str, Any] = {
 EVENTS = [STARTED, ENDED, REP, FEEDBACK, ALERT]
 
 
-def taken(envelopes: list[dict[str, Any]]) -> ByHand:
-    by_hand = ByHand(Settings(nudge_max_age_hours=0), NOW_US)
-    by_hand.take([Message(orjson.dumps(envelope), {}, "", "", NOW_US) for envelope in envelopes])
-    assert not by_hand.dead_letters
-    return by_hand
+def taken(envelopes: list[dict[str, Any]]) -> BeamlessJob:
+    job = BeamlessJob(Settings(nudge_max_age_hours=0), NOW_US)
+    job.take([Message(orjson.dumps(envelope), {}, "", "", NOW_US) for envelope in envelopes])
+    assert not job.dead_letters
+    return job
 
 
 def parsed(envelope: dict[str, Any]) -> Any:
     return parse_event(envelope, Message(b"", {}, "", "", NOW_US), NOW_US).fact
 
 
-def rows(by_hand: ByHand, table: str) -> list[dict[str, Any]]:
-    return current_rows(by_hand.rows[table], table, by_hand.rows["consents"])
+def rows(job: BeamlessJob, table: str) -> list[dict[str, Any]]:
+    return current_rows(job.rows[table], table, job.rows["consents"])
 
 
 @pytest.mark.parametrize(
@@ -129,27 +136,27 @@ def rows(by_hand: ByHand, table: str) -> list[dict[str, Any]]:
 def test_the_rows_and_nudges_are_those_of_the_independent_calculation(
     envelopes: list[dict[str, Any]],
 ) -> None:
-    by_hand = taken(envelopes)
+    job = taken(envelopes)
     wanted = expected(
         [Arrival(envelope, NOW_US) for envelope in envelopes], Options(now=NOW, rep_feedback=True)
     )
     for table in ("adherence", "quality", "work_queue"):
-        assert_rows_equal(rows(by_hand, table), getattr(wanted, table), table)
+        assert_rows_equal(rows(job, table), getattr(wanted, table), table)
     if REVOKED not in envelopes:
-        assert_nudges_equal(by_hand.nudges, wanted.nudges, rep_feedback=True)
+        assert_nudges_equal(job.nudges, wanted.nudges, rep_feedback=True)
 
 
 def test_what_a_therapist_sees() -> None:
-    by_hand = taken(EVENTS)
-    (week,) = rows(by_hand, "adherence")
+    job = taken(EVENTS)
+    (week,) = rows(job, "adherence")
     assert (week["completed_sessions"], week["partial_sessions"]) == (0, 1)
     assert week["last_session_at"] == "2025-03-20T08:00:00Z"
-    (squat,) = rows(by_hand, "quality")
+    (squat,) = rows(job, "quality")
     assert squat["exercise_id"] == "squat"
     assert (squat["total_reps"], squat["average_quality"]) == (1, 0.55)
     assert squat["last_session_quality"] == 0.62
     assert squat["form_issue_frequency"] == [{"type": "knee_valgus", "count": 1}]
-    items = {row["item_id"]: row for row in rows(by_hand, "work_queue")}
+    items = {row["item_id"]: row for row in rows(job, "work_queue")}
     alert, feedback = items["alert-1"], items["feedback-1"]
     assert (alert["urgency"], alert["status"]) == ("critical", "pending")
     assert alert["description"] == "Pain of 8 after the second set."
@@ -160,7 +167,7 @@ def test_what_a_therapist_sees() -> None:
     }
     assert feedback["urgency"] == "high"
     assert json.loads(feedback["context"])["pain_level"] == 5
-    said = {(nudge["type"], nudge["kind"]) for nudge in by_hand.nudges}
+    said = {(nudge["type"], nudge["kind"]) for nudge in job.nudges}
     assert said == {
         ("form_correction", "feedback"),
         ("rep_quality", "feedback"),
@@ -172,16 +179,16 @@ def test_what_a_therapist_sees() -> None:
 
 
 def test_a_revoked_consent_with_a_list_of_scopes_hides_the_patient() -> None:
-    by_hand = taken([*EVENTS, REVOKED])
-    assert rows(by_hand, "adherence") == rows(by_hand, "quality") == rows(by_hand, "work_queue") == []
+    job = taken([*EVENTS, REVOKED])
+    assert rows(job, "adherence") == rows(job, "quality") == rows(job, "work_queue") == []
     again = REVOKED | {
         "event_id": "evt-7",
         "timestamp": "2025-03-20T13:00:00Z",
         "body": {"granted": True, "scope": {"video": False}, "expiry": "2026-03-20T00:00:00Z"},
     }
-    by_hand = taken([*EVENTS, REVOKED, again])
-    assert len(rows(by_hand, "adherence")) == 1
-    (decided,) = rows(by_hand, "consents")
+    job = taken([*EVENTS, REVOKED, again])
+    assert len(rows(job, "adherence")) == 1
+    (decided,) = rows(job, "consents")
     assert decided["decisions"][-1]["expires_at"] == "2026-03-20T00:00:00Z"
 
 

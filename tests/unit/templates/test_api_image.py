@@ -10,7 +10,7 @@ import pytest
 
 from ingest.settings import Settings, load_settings, variable
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DOCKERFILE = ROOT / "templates/api/Dockerfile"
 TEXT = DOCKERFILE.read_text(encoding="utf-8")
 SERVICE = (ROOT / "templates/terraform/api.tf").read_text(encoding="utf-8")

@@ -340,7 +340,7 @@ def lines_of_refusal(arguments: list[str]) -> list[str]:
         text=True,
         timeout=120,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert ended.returncode == 2
     assert ended.stdout == ""

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from hypothesis import strategies as st
 
-from tests.oracle import Arrival, event_time
+from tests.support.oracle import Arrival, event_time
 
 # Not at midnight, so that the 28 days touch 29 dates; a Monday, so that they touch five weeks.
 WINDOW_START = datetime(2025, 3, 3, 6, 0, tzinfo=UTC)
