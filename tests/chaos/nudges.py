@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from tests.chaos.story import Story
-from tests.oracle import (
+from tests.support.oracle import (
     Event,
     Nudge,
     Rep,

@@ -36,7 +36,7 @@ from tests.chaos.pubsub import MisbehavingPubSub, misbehaving_pubsub
 from tests.chaos.schedule import Schedule
 from tests.chaos.story import Sent, Story, tell
 from tests.integration.streaming import PATIENT, SECRET, Job, accounted_for, view
-from tests.oracle import KEYS, assert_rows_equal
+from tests.support.oracle import KEYS, assert_rows_equal
 
 _PROJECT = "rehab-local"
 _RESOURCES = Resources(

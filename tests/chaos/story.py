@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from tests.integration.streaming import PATIENT, SECRET, recent
-from tests.oracle import Arrival, Expected, Nudge, distinct_events, expected, rep_of
-from tests.strategies import random_arrivals
+from tests.support.oracle import Arrival, Expected, Nudge, distinct_events, expected, rep_of
+from tests.support.strategies import random_arrivals
 
 # Of all events: copies of others, and such as cannot be used.
 _DUPLICATE_SHARE = 0.08

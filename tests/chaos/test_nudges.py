@@ -9,10 +9,10 @@ import orjson
 import pytest
 import yaml
 
-from tests.by_hand import ByHand
 from tests.chaos.nudges import POLICY, Verdict, judge
 from tests.chaos.story import Sent, Story, tell
-from tests.oracle import Arrival, expected
+from tests.support.beamless import BeamlessJob
+from tests.support.oracle import Arrival, expected
 from transforms.message import Message
 from transforms.policy.findings import Finding
 from transforms.policy.nudges import Origin, announce
@@ -76,10 +76,10 @@ def judged(
     return judge([orjson.loads(nudge.body) for nudge in nudges], story)
 
 
-def said_by_hand(messages: Sequence[Sent]) -> list[dict[str, Any]]:
+def said_without_beam(messages: Sequence[Sent]) -> list[dict[str, Any]]:
     """What a job says to which they arrive one by one."""
     settings = RuleSettings(policy=policy_from(yaml.safe_load(POLICY)), nudge_max_age_hours=0)
-    job = ByHand(settings, to_micros(datetime.now(UTC)))
+    job = BeamlessJob(settings, to_micros(datetime.now(UTC)))
     for number, message in enumerate(messages):
         job.take([Message(message.payload, {}, "test", str(number), job.now_us)])
     return job.nudges
@@ -333,8 +333,8 @@ def test_every_other_rule_has_to_have_spoken() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_job_that_is_killed_says_nothing_else_in_any_order(seed: int) -> None:
     story, rng = tell(1500, seed), Random(seed)
-    killed = said_by_hand(story.messages[: rng.randrange(len(story.messages))])
-    rebuilt = said_by_hand(rng.sample(story.messages, len(story.messages)))
+    killed = said_without_beam(story.messages[: rng.randrange(len(story.messages))])
+    rebuilt = said_without_beam(rng.sample(story.messages, len(story.messages)))
 
     verdict = judge(killed + rebuilt, story)
     assert (verdict.missing, verdict.unexpected) == (set(), set())

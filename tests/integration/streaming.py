@@ -15,8 +15,8 @@ import orjson
 
 from pipeline.cloud.clients import bigquery, publisher, subscriber
 from pipeline.operations.provisioning import Resources
-from tests.oracle import KEYS, Arrival, Options, assert_rows_equal, expected
-from tests.strategies import WINDOW_END
+from tests.support.oracle import KEYS, Arrival, Options, assert_rows_equal, expected
+from tests.support.strategies import WINDOW_END
 
 # Long: it only says that something comes at all.
 WAIT_SECONDS = 120.0

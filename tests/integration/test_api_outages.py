@@ -24,7 +24,7 @@ from tests.integration.api import KEY, Api, bearer, eventually, token
 from tests.integration.conftest import end
 from tests.integration.proxy import Proxy
 from tests.integration.streaming import PATIENT, WAIT_SECONDS, Job, check_views, event
-from tests.oracle import Arrival
+from tests.support.oracle import Arrival
 
 Start = Callable[..., Job]
 Serve = Callable[..., Api]

@@ -15,6 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 UV = ROOT / ".venv/bin/uv"
 PACKAGES = ("ingest", "pipeline", "templates", "transforms")
+# What only a checkout needs: the local run with its simulator, the tests, the benchmarks.
+NO_PACKAGES = ("benchmarks", "local", "tests")
 FORMS = ("*.py", "*.sql", "metadata.json", "bigquery/*.json")
 # Of templates/ the wheel has what `pipeline` reads; the rest builds and deploys from a checkout.
 NOT_PACKAGED = ("templates/terraform/*", "templates/api/*")
@@ -49,7 +51,7 @@ def run(command: list[str | Path], cwd: Path) -> str:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The sdist, and the wheel that is built from it, of a copy: building leaves files behind."""
     source = tmp_path_factory.mktemp("source")
-    for name in (*PACKAGES, "tests", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in (*PACKAGES, *NO_PACKAGES, "pyproject.toml", "setup.py", "README.md", "LICENSE"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         elif (ROOT / name).exists():
@@ -76,6 +78,11 @@ def test_the_wheel_has_what_runs_and_nothing_else(built: Built) -> None:
     names = {name for name in zipfile.ZipFile(built.wheel).namelist() if ".dist-info/" not in name}
     assert "templates/metadata.json" in names
     assert names == ours()
+
+
+@pytest.mark.parametrize("package", NO_PACKAGES)
+def test_the_wheel_leaves_out_what_only_a_checkout_needs(built: Built, package: str) -> None:
+    assert package not in {name.partition("/")[0] for name in zipfile.ZipFile(built.wheel).namelist()}
 
 
 def test_the_sdist_has_what_the_wheel_is_built_from_and_nothing_else(built: Built) -> None:

@@ -15,7 +15,7 @@ from pipeline.replay import main
 from pipeline.sinks.bigquery import TableWriter
 from tests.integration.conftest import PROJECT
 from tests.integration.streaming import PATIENT, SECRET, Job, check_views, encoded, event, publish, view
-from tests.oracle import Arrival
+from tests.support.oracle import Arrival
 from transforms.dead_letters import DeadLetter, dead_letter_row
 from transforms.message import Message
 

@@ -25,7 +25,7 @@ from tests.integration.servers import HAS_OFFICIAL, LOGS
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 120.0
-CURL = ROOT / "tests/curl.py"
+CURL = ROOT / "tests/support/curl.py"
 MARK = "RUN_LOCAL_TEST"
 STOPPED = "Stopped: everything that this run had started has ended.\n"
 TABLES = (

@@ -20,8 +20,8 @@ from tests.integration.streaming import (
     sessions,
     view,
 )
-from tests.oracle import expected
-from tests.strategies import random_arrivals
+from tests.support.oracle import expected
+from tests.support.strategies import random_arrivals
 from transforms.policy.rules import RULES
 
 Start = Callable[..., Job]

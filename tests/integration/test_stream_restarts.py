@@ -25,8 +25,8 @@ from tests.integration.streaming import (
     sessions,
     view,
 )
-from tests.oracle import KEYS, Arrival, event_time, parse_time
-from tests.strategies import random_arrivals
+from tests.support.oracle import KEYS, Arrival, event_time, parse_time
+from tests.support.strategies import random_arrivals
 
 Start = Callable[..., Job]
 

@@ -24,8 +24,8 @@ import pytest
 from pipeline.direct import cores
 from pipeline.main import main
 from pipeline.reporting.meter import measured
-from tests.oracle import Options, assert_rows_equal, current_rows, expected
-from tests.strategies import arrival_orders, random_arrivals
+from tests.support.oracle import Options, assert_rows_equal, current_rows, expected
+from tests.support.strategies import arrival_orders, random_arrivals
 
 DEADLINE_SECONDS = 240
 BAD_LINES = {

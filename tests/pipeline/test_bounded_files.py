@@ -20,7 +20,7 @@ from google.cloud.storage import Client
 
 from pipeline.main import main
 from pipeline.sinks.results import NAMES
-from tests.strategies import random_arrivals
+from tests.support.strategies import random_arrivals
 
 _DEADLINE_SECONDS = 120
 # What another run over the same events states anew.

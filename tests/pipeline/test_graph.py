@@ -19,9 +19,16 @@ from apache_beam.testing.util import assert_that, equal_to
 from pipeline.graph import build
 from pipeline.main import main
 from pipeline.options import parse_options
-from tests.fuzzing import fuzzed
-from tests.oracle import Arrival, Options, assert_nudges_equal, assert_rows_equal, current_rows, expected
-from tests.strategies import arrival_orders, random_arrivals
+from tests.support.fuzzing import fuzzed
+from tests.support.oracle import (
+    Arrival,
+    Options,
+    assert_nudges_equal,
+    assert_rows_equal,
+    current_rows,
+    expected,
+)
+from tests.support.strategies import arrival_orders, random_arrivals
 from transforms.dead_letters import REASONS, DeadLetter
 from transforms.events import KINDS
 from transforms.message import Message

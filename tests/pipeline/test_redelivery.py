@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.oracle import Arrival
 from tests.releases.recording import NOW_US, PROJECTORS, gathered, run_step
-from tests.strategies import arrival_sets
+from tests.support.oracle import Arrival
+from tests.support.strategies import arrival_sets
 from transforms.events import Event, parse_event
 from transforms.message import Message
 from transforms.projections.adherence import CONSENTS_TABLE

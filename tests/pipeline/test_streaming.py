@@ -12,8 +12,8 @@ from apache_beam.runners.direct import direct_runner
 from apache_beam.testing.test_stream import TestStream as Stream
 from msgspec.structs import replace
 
-from tests import stream_clock
-from tests.stream_clock import Listen, StreamClock, heard
+from tests.support import stream_clock
+from tests.support.stream_clock import Listen, StreamClock, heard
 from transforms.events import REVIEW, Event, ReviewItemFact, parse_event
 from transforms.message import Message
 from transforms.policy.nudges import Nudge

@@ -18,7 +18,7 @@ from apache_beam.portability.api import beam_runner_api_pb2 as protos
 from apache_beam.runners.pipeline_context import PipelineContext
 from apache_beam.utils.timestamp import MAX_TIMESTAMP
 
-from tests.strategies import WINDOW_END, random_arrivals
+from tests.support.strategies import WINDOW_END, random_arrivals
 from transforms.events import Event, parse_event
 from transforms.message import Message
 from transforms.projections.adherence import Adherence
