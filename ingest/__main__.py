@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from ingest.app import create_app
 from ingest.auth import development_token, new_secret
-from ingest.settings import JOB_SETTINGS, Settings, SettingsError, load_settings
+from ingest.settings import JOB_SETTINGS, ApiSettings, SettingsError, load_settings
 from ingest.spool import SpoolError
 
 # A supervisor's patience, less the time to write down what Pub/Sub has not confirmed.
@@ -57,7 +57,7 @@ def _stated() -> dict[str, str]:
         allow_abbrev=False,
     )
     for name in JOB_SETTINGS:
-        parser.add_argument(f"--{name}", help=Settings.model_fields[name].description)
+        parser.add_argument(f"--{name}", help=ApiSettings.model_fields[name].description)
     return {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
 
 
@@ -66,7 +66,7 @@ def _complain(sentence: str, status: int) -> int:
     return status
 
 
-def _with_secret(settings: Settings) -> Settings:
+def _with_secret(settings: ApiSettings) -> ApiSettings:
     if not settings.jwt_secret:
         settings = settings.model_copy(update={"jwt_secret": SecretStr(new_secret())})
     assert settings.jwt_secret  # noqa: S101 (for the types)

@@ -18,18 +18,18 @@ from secure import (
 from secure.middleware import SecureASGIMiddleware
 
 from ingest import docs, events, health, metrics, openapi, refusals
+from ingest.api_metrics import CountRequests
 from ingest.auth import Verifier
 from ingest.outbox import Outbox
 from ingest.publishing import Publisher
-from ingest.settings import Settings
+from ingest.settings import ApiSettings
 from ingest.spool import Spool
 from ingest.status import router as status
-from ingest.telemetry import CountRequests
 
 _MB = 1024 * 1024
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: ApiSettings) -> FastAPI:
     """The API of checked settings.
 
     Raises SettingsError for a key that cannot be used, SpoolError for a queue that cannot be opened,

@@ -12,7 +12,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ingest.refusals import RefusedError
-from ingest.settings import Settings, SettingsError
+from ingest.settings import ApiSettings, SettingsError
 
 WRITE_EVENTS = "events:write"
 READ_STATUS = "status:read"
@@ -41,7 +41,7 @@ class Caller(NamedTuple):
 class Verifier:
     """Checks tokens against the one kind of key that the settings name."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ApiSettings) -> None:
         """Raises SettingsError for a key that cannot be used."""
         # The settings choose the algorithm; a token that could would choose `none`, or take a public
         # key for a secret.
@@ -76,7 +76,7 @@ class Verifier:
             raise _unauthorized("The token is not valid.") from None
 
 
-def _keys(settings: Settings) -> tuple[str, _Keys]:
+def _keys(settings: ApiSettings) -> tuple[str, _Keys]:
     if settings.jwt_secret:
         return "HS256", _fixed(settings.jwt_secret.get_secret_value())
     if settings.jwt_public_key_file:

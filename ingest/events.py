@@ -9,7 +9,7 @@ import orjson
 from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import Response
 
-from ingest import openapi, telemetry
+from ingest import api_metrics, openapi
 from ingest.auth import WRITE_EVENTS, Caller, requires
 from ingest.intake import NOT_JSON, Accepted, Outgoing, Refused, accept, message, packed
 from ingest.limits import read_body
@@ -50,10 +50,10 @@ async def post_event(request: Request, caller: Writer, idempotency_key: Idempote
     body = await read_body(request)
     event = accept(body, _decoded(body), _now_us(), caller, idempotency_key)
     if isinstance(event, Refused):
-        telemetry.EVENTS.labels(event.status).inc()
+        api_metrics.EVENTS.labels(event.status).inc()
         raise _refusal(event)
     result = await _deliver(_outbox(request), message([event]))
-    telemetry.EVENTS.labels(result["status"]).inc()
+    api_metrics.EVENTS.labels(result["status"]).inc()
     status = result.pop("status")
     answer = {"event_id": event.event_id, **result, "timestamp": event.timestamp}
     return json_response(status, answer if status < 400 else result, _retry_after({status}))
@@ -84,7 +84,7 @@ async def post_batch(request: Request, caller: Writer, idempotency_key: Idempote
         for index, outcome in enumerate(outcomes)
     ]
     for result in results:
-        telemetry.EVENTS.labels(result["status"]).inc()
+        api_metrics.EVENTS.labels(result["status"]).inc()
     return _batch_answer(results)
 
 

@@ -17,10 +17,10 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from ingest.status.metric_names import COUNTERS, DISTRIBUTIONS, Family
 from ingest.status.model import Status
 from ingest.status.monitor import Monitor
 from ingest.status.router import current
-from ingest.status.telemetry import COUNTERS, DISTRIBUTIONS, Family
 from pipeline.reporting.metrics import LATENCY, Metrics, Spread
 
 _LATENCY_DISTRIBUTION = LATENCY.removesuffix(".le")

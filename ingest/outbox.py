@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from ingest import telemetry
+from ingest import api_metrics
 from ingest.intake import Outgoing
 from ingest.publishing import NotPublishedError, Publisher
 from ingest.spool import Spool, SpoolDiskError
@@ -82,7 +82,7 @@ class Outbox:
                 await self._publish_all(messages)
                 # Forgotten at last, or they would be published once more by the next process.
                 await self._with_patience(spool.confirm)
-                telemetry.DRAINED.inc(len(messages))
+                api_metrics.DRAINED.inc(len(messages))
                 _LOGGER.info("Published %d messages from the queue.", len(messages))
 
     async def _with_patience[T](self, use_disk: Callable[[], Awaitable[T]]) -> T:

@@ -20,9 +20,9 @@ from google.cloud.pubsub_v1.types import (
 )
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 
-from ingest import telemetry
+from ingest import api_metrics
 from ingest.intake import Outgoing
-from ingest.settings import Settings
+from ingest.settings import ApiSettings
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class NotPublishedError(Exception):
 class Publisher:
     """Publishes to the first of both topics that confirms."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ApiSettings) -> None:
         """Raises GoogleAuthError without credentials for the cloud."""
         self._client = PublisherClient(
             batch_settings=_BATCHES,
@@ -135,17 +135,17 @@ class _Report(pybreaker.CircuitBreakerListener):
 
     def __init__(self, role: str) -> None:
         self._role = role
-        telemetry.CIRCUIT_OPEN.labels(role).set(0)
+        api_metrics.CIRCUIT_OPEN.labels(role).set(0)
 
     def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
-        telemetry.CIRCUIT_OPEN.labels(self._role).set(new_state.name != pybreaker.STATE_CLOSED)
+        api_metrics.CIRCUIT_OPEN.labels(self._role).set(new_state.name != pybreaker.STATE_CLOSED)
         if new_state.name == pybreaker.STATE_CLOSED:
             _LOGGER.info("The %s topic takes events again.", self._role)
         elif old_state.name == pybreaker.STATE_CLOSED:
             _LOGGER.warning("The %s topic does not take events.", self._role)
 
     def failure(self, cb: Any, exc: BaseException) -> None:
-        telemetry.PUBLISH_FAILURES.labels(self._role, type(exc).__name__).inc()
+        api_metrics.PUBLISH_FAILURES.labels(self._role, type(exc).__name__).inc()
 
 
 def _transport() -> PublisherGrpcTransport:

@@ -47,7 +47,7 @@ Secret = Annotated[SecretStr, AfterValidator(_secret)]
 File = Annotated[Path, AfterValidator(_file)]
 
 
-class Settings(BaseSettings):
+class ApiSettings(BaseSettings):
     """What the API is told by its environment; a field's name in capitals, after `REHAB_`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
@@ -141,18 +141,18 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def load_settings(**stated: Any) -> Settings:
+def load_settings(**stated: Any) -> ApiSettings:
     """The settings of the environment, but for those `stated`.
 
     Raises SettingsError for a value that does not work, for values that contradict each other, and
     for a name with the prefix that is no setting: misspelt, it would silently have no effect.
     """
-    known = {variable(name) for name in Settings.model_fields}
+    known = {variable(name) for name in ApiSettings.model_fields}
     for name in sorted(os.environ):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingsError(f"{name} is not a setting.")
     try:
-        return Settings(**stated)
+        return ApiSettings(**stated)
     except ValidationError as error:
         raise SettingsError(_sentence(error)) from None
 
@@ -174,4 +174,4 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _meaning(field: str) -> str:
-    return str(Settings.model_fields[field].description)
+    return str(ApiSettings.model_fields[field].description)

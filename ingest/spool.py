@@ -13,7 +13,7 @@ from typing import Any
 from persistqueue import Empty, FIFOSQLiteQueue
 from persistqueue.serializers import msgpack
 
-from ingest import telemetry
+from ingest import api_metrics
 from ingest.intake import Outgoing
 
 _FILE = "messages.db"
@@ -161,8 +161,8 @@ class Spool:
 
     def _count(self, entries: int) -> None:
         self._entries = entries
-        telemetry.QUEUE_ENTRIES.set(entries)
-        telemetry.QUEUE_BYTES.set(self._bytes())
+        api_metrics.QUEUE_ENTRIES.set(entries)
+        api_metrics.QUEUE_BYTES.set(self._bytes())
 
 
 def _locked(path: Path) -> Any:

@@ -12,7 +12,7 @@ from google.cloud import dataflow_v1beta3 as dataflow
 from google.cloud.monitoring_v3 import MetricServiceClient
 
 from ingest.status.monitoring import Backlog, Lag, Monitoring
-from ingest.status.source import Job, Observation, SourceError, Subscription
+from ingest.status.observer import Job, Observation, ObserverError, Subscription
 from pipeline.cloud.clients import subscriber
 from pipeline.reporting.metrics import BROADWAY, POLICY, Metrics, Spread
 from transforms.times import MICROS, to_micros, to_rfc3339
@@ -85,14 +85,16 @@ class DataflowJob:
         self._metrics = Metrics()
 
     def observe(self) -> Observation:
-        """The job's state now. Raises SourceError."""
+        """The job's state now. Raises ObserverError."""
         try:
             clients, monitoring = self._connected()
             job = self._job(clients.jobs)
         except NotFound:
-            raise SourceError(f"There is no job {self._job_id} in {self._project}, {self._region}.") from None
+            raise ObserverError(
+                f"There is no job {self._job_id} in {self._project}, {self._region}."
+            ) from None
         except _FAILURES as error:
-            raise SourceError(f"The Dataflow API does not tell of the job ({_kind(error)}).") from None
+            raise ObserverError(f"The Dataflow API does not tell of the job ({_kind(error)}).") from None
         paths = _subscriptions(self._config)
         counting = self._threads.submit(self._count, clients.metrics)
         measuring = self._threads.submit(monitoring.refresh, paths.values(), self._project, self._job_id)

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from ingest.status.source import Job, Observation, SourceError, Subscription
+from ingest.status.observer import Job, Observation, ObserverError, Subscription
 from pipeline.reporting.metrics import Metrics
 from transforms.times import MICROS, to_micros
 
@@ -34,15 +34,15 @@ class LocalJob:
         self._path = path
 
     def observe(self) -> Observation:
-        """The newest report. Raises SourceError."""
+        """The newest report. Raises ObserverError."""
         try:
             return _observation(orjson.loads(self._path.read_bytes()))
         except FileNotFoundError:
-            raise SourceError(f"No job has reported yet: there is no {self._path}.") from None
+            raise ObserverError(f"No job has reported yet: there is no {self._path}.") from None
         except OSError as error:
-            raise SourceError(f"The job's report {self._path} cannot be read ({error.strerror}).") from None
+            raise ObserverError(f"The job's report {self._path} cannot be read ({error.strerror}).") from None
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise SourceError(f"{self._path} is not the metrics file of a job of this release.") from None
+            raise ObserverError(f"{self._path} is not the metrics file of a job of this release.") from None
 
 
 def _observation(content: dict[str, Any]) -> Observation:

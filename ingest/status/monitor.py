@@ -1,11 +1,11 @@
-"""Asks a source again and again, so that a request need not wait and rates do not depend on requests."""
+"""Asks a observer again and again, so that a request need not wait and rates do not depend on requests."""
 
 import logging
 import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ingest.status.source import Observation, Source, SourceError
+from ingest.status.observer import Observation, Observer, ObserverError
 from transforms.times import MINUTE_US
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,9 +44,9 @@ def _run(observation: Observation) -> tuple[str, str | None]:
 class Monitor:
     """A thread that observes; `seen` is what it knows, at any time and without waiting."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, observer: Observer) -> None:
         """Not started yet."""
-        self.source = source
+        self.observer = observer
         self.seen = Seen(failure="The job has not been looked for yet.")
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._observe, name="status", daemon=True)
@@ -62,13 +62,13 @@ class Monitor:
     def _observe(self) -> None:
         while True:
             self._look()
-            if self._stopped.wait(self.source.interval_seconds):
+            if self._stopped.wait(self.observer.interval_seconds):
                 return
 
     def _look(self) -> None:
         try:
-            self.seen = self.seen.after(self.source.observe())
-        except SourceError as error:
+            self.seen = self.seen.after(self.observer.observe())
+        except ObserverError as error:
             self.seen = self.seen._replace(failure=str(error))
         except Exception as error:
             # A defect; the thread must go on, and an error's text may quote what was received.

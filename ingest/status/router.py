@@ -9,13 +9,13 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
 from ingest.auth import READ_STATUS, Caller, requires
 from ingest.openapi import AUTHORIZATION_ANSWERS, Answers, Problem
-from ingest.settings import Settings
+from ingest.settings import ApiSettings
 from ingest.status.assessment import assess
 from ingest.status.dataflow import DataflowJob
 from ingest.status.local import LocalJob
 from ingest.status.model import Status
 from ingest.status.monitor import Monitor
-from ingest.status.source import NoSource, Source
+from ingest.status.observer import NoJob, Observer
 from transforms.times import MICROS
 
 _ANSWERS: Answers = {
@@ -51,16 +51,16 @@ async def status(
 def current(app: FastAPI) -> Status:
     """The status as it is now."""
     monitor: Monitor = app.state.monitor
-    return assess(monitor.seen, monitor.source, int(time.time() * MICROS))
+    return assess(monitor.seen, monitor.observer, int(time.time() * MICROS))
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+def install(app: FastAPI, settings: ApiSettings) -> None:
     """Adds the status to the application."""
-    app.state.monitor = Monitor(_source(settings))
+    app.state.monitor = Monitor(_observer(settings))
     app.include_router(router)
 
 
-def _source(settings: Settings) -> Source:
+def _observer(settings: ApiSettings) -> Observer:
     if settings.job_id and settings.project and settings.region:
         return DataflowJob(settings.project, settings.region, settings.job_id)
-    return LocalJob(settings.metrics_file) if settings.metrics_file else NoSource()
+    return LocalJob(settings.metrics_file) if settings.metrics_file else NoJob()

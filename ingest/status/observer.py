@@ -1,4 +1,4 @@
-"""What a source of a job's state has to tell, whichever runner the job runs on."""
+"""What a observer of a job's state has to tell, whichever runner the job runs on."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 from pipeline.reporting.metrics import Metrics
 
 
-class SourceError(Exception):
+class ObserverError(Exception):
     """The job's state cannot be told; the message is one sentence for the operator."""
 
 
@@ -49,7 +49,7 @@ class Observation(NamedTuple):
     troubles: tuple[str, ...]
 
 
-class Source(Protocol):
+class Observer(Protocol):
     """Where a job's state is learnt.
 
     It is asked every `interval_seconds`; what is older than `fresh_seconds` no longer tells how the
@@ -61,10 +61,10 @@ class Source(Protocol):
     measured: str
 
     def observe(self) -> Observation:
-        """The job's state now. Raises SourceError. Answers within a few seconds, whatever happens."""
+        """The job's state now. Raises ObserverError. Answers within a few seconds, whatever happens."""
 
 
-class NoSource:
+class NoJob:
     """For an API that was not told of any job."""
 
     interval_seconds = 3600.0
@@ -73,4 +73,4 @@ class NoSource:
 
     def observe(self) -> Observation:
         """Never anything."""
-        raise SourceError("No job is named: set REHAB_METRICS_FILE, or REHAB_JOB_ID for a job on Dataflow.")
+        raise ObserverError("No job is named: set REHAB_METRICS_FILE, or REHAB_JOB_ID for a job on Dataflow.")
