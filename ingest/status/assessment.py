@@ -1,4 +1,4 @@
-"""From what was observed to what is told: the figures of the last minute, and the verdict."""
+"""From observations to the status: the figures of the last minute, and the verdict."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from transforms.times import MICROS, to_rfc3339
 
 TARGET_EVENTS_PER_SECOND = 1000
 
-# A job that keeps up acknowledges within seconds; an older message is a backlog that somebody should know of.
+# A job that keeps up acknowledges within seconds. An older message is a backlog worth reporting.
 _OLD_SECONDS = 60.0
 
 
@@ -34,10 +34,10 @@ def assess(seen: Seen, observer: Observer, now_us: int) -> model.Status:
 
 
 class Recent:
-    """The metrics `now` and `then`, about a minute ago, and the seconds between them."""
+    """The metrics `now` and those about a minute earlier, `then`, and the seconds between them."""
 
     def __init__(self, seen: Seen, *, is_over: bool, now_us: int) -> None:
-        """A job that `is_over` counts no more: its rates go on to `now_us`, and fall to nothing."""
+        """For a job that `is_over`, the interval extends to `now_us`, so that its rates fall to 0."""
         known = [observation.metrics for observation in seen.observations] or [Metrics()]
         self.now = known[-1]
         upto_us = now_us if is_over else self.now.updated_us
@@ -46,7 +46,7 @@ class Recent:
         self.seconds = (upto_us - self.then.updated_us) / MICROS if self.then.updated_us else 0.0
 
     def rate(self, now: float, then: float) -> float | None:
-        """How much more a second; None while there is nothing to compare with."""
+        """The increase per second; None while there is nothing to compare with."""
         return round((now - then) / self.seconds, 2) if self.seconds > 0 else None
 
 
@@ -86,7 +86,7 @@ def _backlog(newest: Observation) -> Iterator[str]:
 
 
 def _unwritten(seen: Seen, observer: Observer) -> Iterator[str]:
-    """Rows have been waiting for longer than a batch may take, and none is written."""
+    """Rows have waited longer than a batch may take, and none has been written."""
     newest = seen.observations[-1]
     patience = observer.fresh_seconds + 2 * _batch_seconds(newest)
     since_us = newest.metrics.updated_us - patience * MICROS

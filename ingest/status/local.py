@@ -1,4 +1,4 @@
-"""The state of a job on this machine, from the file that it keeps up to date."""
+"""The state of a job on this machine, from its metrics file."""
 
 import time
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from ingest.status.observer import Job, Observation, ObserverError, Subscription
 from pipeline.reporting.metrics import Metrics
 from transforms.times import MICROS, to_micros
 
-# A call that fails once and is answered when tried again is no outage.
+# A call that fails once and succeeds when tried again is no outage.
 _GRACE_US = MICROS
 
 
 class LocalJob:
-    """Reads what `--metrics_file` of `pipeline.main` names.
+    """Reads the file that `--metrics_file` of `pipeline.main` names.
 
-    The backlog is what the job holds: pulled and not acknowledged. The emulator tells nobody what
-    waits in a subscription, so what the job has not pulled is not in it; but the job pulls whenever
-    it holds little.
+    The backlog is what the job holds: pulled and not acknowledged. What it has not pulled is missing,
+    because the emulator does not report what waits in a subscription; but the job pulls whenever it
+    holds little.
     """
 
     interval_seconds = 0.5

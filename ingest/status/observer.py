@@ -1,4 +1,4 @@
-"""What a observer of a job's state has to tell, whichever runner the job runs on."""
+"""What is observed about a job, whichever runner it runs on."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -7,11 +7,11 @@ from pipeline.reporting.metrics import Metrics
 
 
 class ObserverError(Exception):
-    """The job's state cannot be told; the message is one sentence for the operator."""
+    """The job's state cannot be observed; the message is one sentence for the operator."""
 
 
 class Job(NamedTuple):
-    """Which job it is, and how far behind its runner says it is; `started_at` is in RFC 3339."""
+    """The job, and how far behind its runner says it is; `started_at` is in RFC 3339."""
 
     name: str
     id: str
@@ -24,8 +24,8 @@ class Job(NamedTuple):
 class Subscription(NamedTuple):
     """One subscription that the job reads.
 
-    `reachable` is None where that cannot be told, and so are the others. `backlog` counts messages
-    that are not acknowledged; `oldest_seconds` is how long ago the oldest of them was published.
+    None means unknown. `backlog` counts unacknowledged messages; `oldest_seconds` is how long ago the
+    oldest of them was published.
     """
 
     path: str
@@ -37,8 +37,8 @@ class Subscription(NamedTuple):
 class Observation(NamedTuple):
     """A job at one moment, `metrics.updated_us`.
 
-    `subscriptions` are by role. `stopped` says why the job does not run, if it does not; `troubles`
-    are what ails one that does: one sentence each, without a value from any event.
+    `subscriptions` are by role. `stopped` says why the job is not running, if so. `troubles` are the
+    faults of a running job: one sentence each, without a value from any event.
     """
 
     job: Job
@@ -50,10 +50,10 @@ class Observation(NamedTuple):
 
 
 class Observer(Protocol):
-    """Where a job's state is learnt.
+    """Where a job's state comes from.
 
-    It is asked every `interval_seconds`; what is older than `fresh_seconds` no longer tells how the
-    job is. `measured` says what a backlog counts, and how late it may be.
+    It is asked every `interval_seconds`. Metrics older than `fresh_seconds` mean that the job does not
+    report. `measured` says what a backlog counts, and how late it may be.
     """
 
     interval_seconds: float
@@ -61,16 +61,16 @@ class Observer(Protocol):
     measured: str
 
     def observe(self) -> Observation:
-        """The job's state now. Raises ObserverError. Answers within a few seconds, whatever happens."""
+        """The job's state now, within a few seconds whatever happens. Raises ObserverError."""
 
 
 class NoJob:
-    """For an API that was not told of any job."""
+    """For an API whose settings name no job."""
 
     interval_seconds = 3600.0
     fresh_seconds = 0.0
     measured = "nothing"
 
     def observe(self) -> Observation:
-        """Never anything."""
+        """Always raises ObserverError."""
         raise ObserverError("No job is named: set REHAB_METRICS_FILE, or REHAB_JOB_ID for a job on Dataflow.")

@@ -37,25 +37,25 @@ async def _observing(app: FastAPI) -> AsyncIterator[None]:
 router = APIRouter(tags=["status"], lifespan=_observing)
 
 
-@router.get("/api/v1/events/broadway/status", summary="How the pipeline is", responses=_ANSWERS)
-@router.get("/api/v1/broadway/status", summary="How the pipeline is", responses=_ANSWERS)
+@router.get("/api/v1/events/broadway/status", summary="The pipeline's status", responses=_ANSWERS)
+@router.get("/api/v1/broadway/status", summary="The pipeline's status", responses=_ANSWERS)
 async def status(
     request: Request, response: Response, _caller: Annotated[Caller, Depends(requires(READ_STATUS))]
 ) -> Status:
-    """healthy, degraded or down, and why; with 503 when it is down."""
-    told = current(request.app)
-    response.status_code = 503 if told.status == "down" else 200
-    return told
+    """healthy, degraded or down, and why. The HTTP status is 503 when it is down."""
+    found = current(request.app)
+    response.status_code = 503 if found.status == "down" else 200
+    return found
 
 
 def current(app: FastAPI) -> Status:
-    """The status as it is now."""
+    """The current status."""
     monitor: Monitor = app.state.monitor
     return assess(monitor.seen, monitor.observer, int(time.time() * MICROS))
 
 
 def install(app: FastAPI, settings: ApiSettings) -> None:
-    """Adds the status to the application."""
+    """Adds the call to the application."""
     app.state.monitor = Monitor(_observer(settings))
     app.include_router(router)
 
