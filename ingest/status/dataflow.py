@@ -25,6 +25,7 @@ OPTIONS = (
     "dataset",
     "nudge_topic",
     "output_dir",
+    "overwrite",
     "processors",
     "batchers",
     "batch_size",
@@ -35,6 +36,9 @@ OPTIONS = (
     "nudge_max_age_hours",
     "rebuild_days",
     "metrics_file",
+    "quiet",
+    "verbose",
+    "fail_on_dead_letters",
 )
 
 _SECONDS = 4.0
