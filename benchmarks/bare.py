@@ -1,6 +1,6 @@
-"""The limit: this project's own rules in a plain loop, without Beam.
+"""The upper limit: this project's rules in a plain loop, without Beam.
 
-The same work as the bounded pipeline does, from the same file to the same files: validate, drop
+It does the same work as the bounded pipeline, from the same input to the same files: validate, drop
 duplicates, route by kind, project each patient, write rows and nudges as JSON lines.
 """
 
@@ -35,7 +35,7 @@ _RECEIVES = {
 
 
 def run(events_file: Path, output_dir: Path, settings: RuleSettings) -> Counter[str]:
-    """Runs over the file and writes `<table>.jsonl` and `nudges.jsonl`; gives the count of each outcome."""
+    """Runs over the file and writes `<table>.jsonl` and `nudges.jsonl`. Returns the count of each outcome."""
     output_dir.mkdir(parents=True)
     account: Counter[str] = Counter()
     events, letters = _validated(events_file)

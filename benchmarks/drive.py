@@ -1,4 +1,4 @@
-"""`python -m benchmarks.drive SCENARIO URL [SECONDS]`, with the API's token in TOKEN: the load itself."""
+"""Sends the load: `python -m benchmarks.drive SCENARIO URL [SECONDS]`, with the API's token in TOKEN."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ _DUPLICATES = ("duplicate",)
 
 
 def drive(scenario: str, url: str, token: str, seconds: float | None = None) -> int:
-    """Sends the load and prints what came of it; 1 if an event is missing in the end."""
+    """Sends the load and prints the results. Returns 1 if an event is missing in the end."""
     before = status(url, token)
     load = Load(url, token)
     accepted = 0
@@ -35,7 +35,7 @@ def drive(scenario: str, url: str, token: str, seconds: float | None = None) -> 
 
 
 def report(before: dict[str, Any], accepted: int, url: str, token: str) -> int:
-    """Waits until the pipeline has written what was accepted, and prints what it says of it."""
+    """Waits until the pipeline has written what was accepted, then prints its figures."""
     began = moved = time.monotonic()
     seen = events(now := status(url, token)) - events(before)
     while (seen < accepted or written(now) < projected(now)) and time.monotonic() - moved < _PATIENCE_SECONDS:
@@ -47,7 +47,7 @@ def report(before: dict[str, Any], accepted: int, url: str, token: str) -> int:
     latency = now["metrics"]["distributions"][_LATENCY]["mean"]
     print(f"accepted by the API        {accepted:10,} events")
     print(f"came out of the pipeline   {seen:10,} events")
-    # Each event sent has an id of its own.
+    # Each event that is sent has its own id, so a duplicate is a redelivery.
     again = events(now, _DUPLICATES) - events(before, _DUPLICATES)
     print(f"delivered again, dropped   {again:10,} events")
     print(f"written to BigQuery        {rows:10,} rows, published to written {latency:,.0f} ms on average")
@@ -57,8 +57,8 @@ def report(before: dict[str, Any], accepted: int, url: str, token: str) -> int:
 
 
 def status(url: str, token: str) -> dict[str, Any]:
-    """What the API says of the pipeline; ends the program with a sentence if it says nothing."""
-    # Imported after locust, which replaces parts of what it uses.
+    """The pipeline's status from the API. Exits with one sentence if there is none."""
+    # Imported after locust, which patches modules that it uses.
     import requests
 
     try:
@@ -67,27 +67,27 @@ def status(url: str, token: str) -> dict[str, Any]:
         )
         content: dict[str, Any] = answer.json()
     except requests.RequestException as error:
-        sys.exit(f"benchmarks.load: {url} does not tell of the pipeline ({type(error).__name__}).")
+        sys.exit(f"benchmarks.load: {url} does not return the status ({type(error).__name__}).")
     if "metrics" not in content:
-        sys.exit(f"benchmarks.load: {url} does not tell of the pipeline: {content.get('message')}")
+        sys.exit(f"benchmarks.load: {url} does not return the status: {content.get('message')}")
     return content
 
 
-def events(told: dict[str, Any], outcomes: tuple[str, ...] = _OUTCOMES) -> int:
-    """Events that have come to one of these ends."""
+def events(answer: dict[str, Any], outcomes: tuple[str, ...] = _OUTCOMES) -> int:
+    """Number of events with one of these outcomes."""
     prefixes = tuple(f"rehab_tracking.broadway.event.{outcome}" for outcome in outcomes)
-    counters = told["metrics"]["counters"].items()
+    counters = answer["metrics"]["counters"].items()
     return sum(count["total"] for name, count in counters if name.startswith(prefixes))
 
 
-def projected(told: dict[str, Any]) -> int:
-    counters = told["metrics"]["counters"].items()
+def projected(answer: dict[str, Any]) -> int:
+    counters = answer["metrics"]["counters"].items()
     return sum(count["total"] for name, count in counters if ".row.projected." in name)
 
 
-def written(told: dict[str, Any]) -> int:
-    """Rows that BigQuery has acknowledged: each one's latency is observed then."""
-    return int(told["metrics"]["distributions"][_LATENCY]["count"])
+def written(answer: dict[str, Any]) -> int:
+    """Rows that BigQuery has acknowledged; the latency of each is recorded at that moment."""
+    return int(answer["metrics"]["distributions"][_LATENCY]["count"])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """How cost grows with events and patients: `python -m benchmarks.growth --help`.
 
-Measures the bounded pipeline on the DirectRunner, in one process and on all cores, each run in a process of
-its own. It fails if anything grows faster than linearly: if ten times the events, or a hundred times the
-patients, cost more than ten, or a hundred, times as much, by more than a quarter. Cost is the CPU-seconds
-without those of a start-up, and the peak memory beyond that of the smallest run. Costs too small to be told
-from noise (0.5 CPU-seconds, 64 MiB) are not compared with.
+Measures the bounded pipeline on the DirectRunner, in one process and on all cores, each run in its own
+process. It fails if anything grows faster than linearly: if n times the events, or n times the patients, cost
+more than 1.25 n times as much. Cost is CPU-seconds without the start-up, and peak memory above that of the
+smallest run. Costs that cannot be told from noise (below 0.5 CPU-seconds or 64 MiB) are not a base of
+comparison.
 """
 
 import argparse
@@ -27,9 +27,9 @@ _LEAST = {"cpu_seconds": 0.5, "memory_mib": 64.0}
 
 
 class Cell(NamedTuple):
-    """One measurement; seconds are those of the run without a start-up.
+    """One measurement. Seconds exclude the start-up.
 
-    Of few events they may be less than nothing: one start-up takes longer than another.
+    With few events they may be negative, because start-ups differ.
     """
 
     events: int
@@ -41,20 +41,20 @@ class Cell(NamedTuple):
 
     @classmethod
     def measured(cls, events: int, patients: int, processes: int) -> "Cell":
-        """A run over so many events of so many patients."""
+        """Measures a run over so many events of so many patients."""
         run = measure("bounded", events_file(events, patients), processes)
         seconds, cpu_seconds = (run["run"][name] - run["start"][name] for name in ("seconds", "cpu_seconds"))
         return cls(events, patients, processes, seconds, cpu_seconds, run["peak_mib"])
 
     @property
     def label(self) -> str:
-        """What was run, in words."""
+        """The run in words."""
         processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
         return f"{self.events:,} events of {self.patients:,} patients in {processes}"
 
 
 def steep(cells: Sequence[Cell]) -> list[str]:
-    """What grows faster than linearly, from one size to the next, in words."""
+    """Describes each step from one size to the next in which a cost grows faster than linearly."""
     smallest = {cell.processes: min(_memory(cells, cell.processes)) for cell in cells}
     costs = {
         cell: {"cpu_seconds": cell.cpu_seconds, "memory_mib": cell.peak_mib - smallest[cell.processes]}
@@ -73,7 +73,7 @@ def _memory(cells: Sequence[Cell], processes: int) -> Iterator[int]:
 
 
 def _steps(cells: Sequence[Cell]) -> Iterator[tuple[Cell, Cell, float]]:
-    """Each cell, that with the next number of events (or patients) and all else equal, and the factor."""
+    """Each cell, the cell with the next number of events (or patients) and all else equal, and the factor."""
     for axis in ("events", "patients"):
         for small in cells:
             larger = [
@@ -129,12 +129,12 @@ def show(cells: Sequence[Cell]) -> None:
 
 
 def _rate(events: int, seconds: float) -> str:
-    # A run of less is mostly a start-up, which differs from one to the next.
+    # A shorter run is mostly start-up, which varies.
     return f"{events / seconds:,.0f}" if seconds >= 0.1 else "–"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; 1 if anything grows faster than linearly."""
+    """Runs the benchmark. Returns 1 if anything grows faster than linearly."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.growth",
         description=__doc__,

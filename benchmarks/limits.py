@@ -1,8 +1,8 @@
-"""How much memory the streaming job takes where a stream is at its worst, and what it loses.
+"""How much memory the streaming job takes under a stream's worst cases, and what it loses.
 
     python -m benchmarks.limits
 
-Each case has a job and emulators of its own, on this machine. Memory is that of the job's process.
+Each case has its own job and emulators on this machine. Memory is that of the job's process.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _MESSAGE_BYTES = 1024 * 1024
 
 
 class Case(NamedTuple):
-    """What is published, all at once: messages with the number of events in each."""
+    """What is published, all at once: messages, each with its number of events."""
 
     name: str
     messages: Callable[[], Iterator[tuple[bytes, int]]]
@@ -152,7 +152,7 @@ def line(outcome: Outcome) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; 1 if something was lost."""
+    """Runs the benchmark. Returns 1 if anything was lost."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.limits", description=__doc__)
     parser.add_argument("--only", default="", help="only the cases whose name has this in it")
     options = parser.parse_args(arguments)

@@ -1,12 +1,12 @@
-"""How much the HTTP API takes while the whole pipeline runs on the same machine:
+"""How much load the HTTP API takes while the whole pipeline runs on the same machine:
 
     .venv/bin/python -m benchmarks.load sustained
     .venv/bin/python -m benchmarks.load burst
     .venv/bin/python -m benchmarks.load capacity
 
-Starts both emulators, the job and the API, or takes a run that stays up (`./run_local.sh --serve`):
-`--url http://127.0.0.1:4000`, and its token in the variable TOKEN. The load is open: a request is due at
-its time whether or not those before it are answered, and its latency counts from then.
+Starts both emulators, the job and the API, or uses a run that stays up (`./run_local.sh --serve`):
+`--url http://127.0.0.1:4000`, with its token in the variable TOKEN. The load is open: each request is due at
+a fixed time, whether or not earlier ones have been answered, and its latency counts from that time.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def drive(options: argparse.Namespace, url: str, token: str) -> int:
-    # In a process of its own: what locust does to sockets and threads does not go with gRPC.
+    # In its own process, because locust patches sockets and threads, which breaks gRPC.
     command = [sys.executable, "-m", "benchmarks.drive", options.scenario, url]
     if options.seconds:
         command.append(str(options.seconds))
@@ -60,7 +60,7 @@ def drive(options: argparse.Namespace, url: str, token: str) -> int:
 
 @contextmanager
 def everything() -> Iterator[tuple[str, str]]:
-    """Emulators, job and API; gives the API's URL and a token."""
+    """Starts emulators, job and API. Yields the API's URL and a token."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rehab-load-")))
         pubsub = stack.enter_context(pubsub_emulator(folder))

@@ -1,7 +1,7 @@
-"""One measurement in a process of its own: `python -m benchmarks.measure WAY EVENTS_FILE WORKERS`.
+"""One measurement in its own process: `python -m benchmarks.measure WAY EVENTS_FILE WORKERS`.
 
-Prints a JSON object: seconds and CPU seconds of the run and of a start over a single event, peak memory,
-the account of the events and what became of them.
+Prints a JSON object: seconds and CPU seconds of the run and of a start-up (a run over a single event), peak
+memory, the count of each outcome, and digests of the results.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _KEYS = {
     "work_queue": ("patient_id", "item_id"),
     "dead_letters": ("dead_letter_id",),
 }
-# What differs from run to run, or with the order of arrival.
+# Columns that differ from run to run, or with the order of arrival.
 _INCIDENTAL = {
     *("version", "updated_at", "source_event_id"),
     *("failed_at", "publish_time", "subscription", "message_id", "attributes", "job_name"),
@@ -39,7 +39,7 @@ _OUTCOMES = ("processed", "duplicate", "withheld", "too_late", "dead_letter")
 
 
 class Spent(NamedTuple):
-    """Wall-clock and processor seconds, those of processes that have ended included."""
+    """Wall-clock and CPU seconds, including those of child processes that have ended."""
 
     seconds: float
     cpu_seconds: float
@@ -56,7 +56,7 @@ class Spent(NamedTuple):
 
 
 Lines = dict[str, list[bytes]]
-# Runs over a file; gives what came out by table, and the outcomes counted.
+# Runs over a file. Returns the output lines by table (as a function), and the count of each outcome.
 Way = Callable[[Path, Path], tuple[Callable[[], Lines], Counter[str]]]
 
 
@@ -93,7 +93,7 @@ def _streaming(naive: bool) -> Way:
 
 
 def account_of(result: PipelineResult) -> Counter[str]:
-    """How many events came to what end."""
+    """The count of each outcome."""
     account = Counter[str]()
     for name, number in snapshot(result)["counters"].items():
         outcome = name.removeprefix("rehab_tracking.broadway.event.").partition(".")[0]
@@ -132,9 +132,9 @@ def _digest(values: Iterable[Any]) -> str:
 
 
 def measure(way: Way, prepare: Callable[[Path], None], events_file: Path, workers: int) -> dict[str, Any]:
-    """Measures one run, and a start-up before it: the same over a single event, after a first such run.
+    """Measures one run, and before it a start-up: the second run over a single event.
 
-    Peak memory is that of this process, and for each worker of its own process that of the largest.
+    Peak memory is that of this process plus, for each worker process, that of the largest.
     """
     with tempfile.TemporaryDirectory() as directory:
         single = Path(directory, "single.jsonl")
@@ -164,7 +164,7 @@ def measure(way: Way, prepare: Callable[[Path], None], events_file: Path, worker
 
 
 def way_for(name: str, workers: int) -> Way:
-    """The way of that name: bare, bounded, streaming or naive."""
+    """The way called `name`: bare, bounded, streaming or naive."""
     ways = {
         "bare": _bare,
         "bounded": _bounded(workers),
@@ -175,7 +175,7 @@ def way_for(name: str, workers: int) -> Way:
 
 
 def prepare_for(name: str) -> Callable[[Path], None]:
-    """What is to be done with an events file before the way is measured."""
+    """What prepares an events file before the way is measured."""
     if name in ("streaming", "naive"):
         from benchmarks.streaming_shape import load
 
@@ -184,7 +184,7 @@ def prepare_for(name: str) -> Callable[[Path], None]:
 
 
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Runs the measurement."""
     name, events_file, workers = arguments
     logging.disable(logging.WARNING)
     # Results go to standard output alone.

@@ -1,17 +1,16 @@
-"""The graph as one would write it first, on Beam's defaults: what the stream's own graph is measured against.
+"""The graph as one would first write it, with Beam's defaults: the baseline for the stream's own graph.
 
-Rules, sinks and counters are the same. What is naive, and all that is:
+Rules, sinks and counters are the same. Only this is naive:
 
-- A message comes as Beam makes it of what it has read, by itself.
-- A valid event is the pydantic model that validation makes of it, and goes from step to step by itself, with
-  Beam's default coder, which pickles it. So do nudges, dead letters and messages.
-- Each event's id is a key of its own, with a flag for its state and a timer that clears it.
-- A patient's state is Python objects, pickled: for each event, in each projection that it concerns, it is
-  read and written once.
+- Each message is one element, as Beam reads it.
+- A valid event is the pydantic model that validation makes. It travels alone from step to step with Beam's
+  default coder, which pickles it. So do nudges, dead letters and messages.
+- Each event id is a key, with a flag as its state and a timer that clears it.
+- A patient's state is pickled Python objects, read and written once per event and projection.
 - Each time, a projection calculates everything that the state holds, not only what the event may have
   changed.
 
-Left out is what costs nothing where nothing fails or is rebuilt: replays and rebuilds.
+Replays and rebuilds are left out: they cost nothing when nothing fails or is rebuilt.
 """
 
 import time
@@ -64,7 +63,7 @@ _MODELS: TypeAdapter[Any] = TypeAdapter(EventModel)
 
 @dataclass(frozen=True)
 class Valid:
-    """A valid event: `model` is what validation makes of it, `message` the arrival that it came with."""
+    """A valid event: `model` is the validated model, `message` the message that brought it."""
 
     event_id: str
     ts_us: int
@@ -73,12 +72,12 @@ class Valid:
 
     @property
     def patient_id(self) -> str:
-        """Whom it is about."""
+        """The patient."""
         patient_id: str = self.model.subject_id
         return patient_id
 
     def event(self) -> Event:
-        """What the rules read of it."""
+        """The event as the rules read it."""
         model = self.model
         return Event(
             self.event_id,
@@ -161,7 +160,7 @@ class Validate(beam.DoFn):
             elif valid := _valid(*decoded, now_us):
                 yield TaggedOutput(valid.model.kind, valid)
             else:
-                # What is wrong with it takes longer to find out, and is rare.
+                # Rare, and finding out what is wrong takes longer.
                 yield from (TaggedOutput(DEAD_LETTERS, letter) for letter in validate(decoded[0], now_us))
 
 

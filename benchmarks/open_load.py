@@ -1,4 +1,4 @@
-"""An open load on the API, by locust: each request has a time at which it is due."""
+"""An open load on the API, with locust: each request is due at a fixed time."""
 
 import heapq
 import itertools
@@ -16,11 +16,11 @@ from locust.exception import StopUser
 from benchmarks.phases import Figures, Phase
 
 BATCH = 50
-# Enough that one is always free: as many requests can be on their way.
+# The most requests in flight; enough that a sender is always free.
 _USERS = 64
 _PATIENTS = 200
 
-# What takes no time to fill in; all valid, and spread over the kinds as an app's events are.
+# Valid events that cost little to make, mixed by kind as an app's events are.
 _KINDS = (
     ('"kind":"exercise_session"', '{"duration_minutes":20,"overall_quality":0.8,"pain_level":1}', 2),
     ('"kind":"rep_observation","exercise_id":"squat"', '{"quality_score":0.9,"rep_number":3}', 12),
@@ -31,7 +31,7 @@ _KINDS = (
 
 
 class Due(NamedTuple):
-    """A request and when it is due, in seconds of `time.perf_counter`."""
+    """A request, due at a time of `time.perf_counter` (seconds)."""
 
     at: float
     path: str
@@ -39,7 +39,7 @@ class Due(NamedTuple):
 
 
 class Bodies:
-    """Events as JSON, each with an id of its own."""
+    """Events as JSON, each with its own id."""
 
     def __init__(self) -> None:
         self._run = uuid.uuid4().hex[:8]
@@ -69,7 +69,7 @@ class Load:
         load = self
 
         class Sender(FastHttpUser):
-            """One connection; it takes what is due next."""
+            """One connection, which sends whatever is due next."""
 
             host = url
             wait_time = constant(0)
@@ -99,7 +99,7 @@ class Load:
         """Sends a phase."""
         self._environment.stats.reset_all()
         self._accepted = 0
-        # Connections first.
+        # Leaves a second to open the connections.
         began = time.perf_counter() + 1.0
         self._requests = _schedule(phase, began)
         self._runner.start(_USERS, spawn_rate=_USERS)

@@ -1,13 +1,13 @@
-"""What the load benchmark asks of the API, and what it gets."""
+"""The scenarios of the load benchmark, and the figures of a phase."""
 
 from typing import NamedTuple
 
-# A step of the ramp holds while this holds.
+# The API keeps up with a rate while its p95 stays below this.
 MAX_P95_MS = 200.0
 
 
 class Phase(NamedTuple):
-    """So many events a second for so long: in batches, and one by one."""
+    """A load in events per second, in batches and as single events, for some seconds."""
 
     name: str
     seconds: float
@@ -22,13 +22,13 @@ SCENARIOS = {
         Phase("2,000", 20, 1950, 50),
         Phase("100 after", 20, 50, 50),
     ],
-    # Until one does not hold.
+    # Stops at the first rate that the API cannot keep up with.
     "capacity": [Phase(f"{rate:,}", 15, rate - 50, 50) for rate in range(500, 10_001, 500)],
 }
 
 
 class Figures(NamedTuple):
-    """What came of a phase; latencies in milliseconds."""
+    """The results of a phase; latencies in milliseconds."""
 
     seconds: float
     requests: int

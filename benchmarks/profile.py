@@ -1,7 +1,7 @@
 """Where the CPU time goes: `python -m benchmarks.profile WAY`, by module and by function.
 
-The process looks at its own stack every few milliseconds of CPU time. So what is called often does not seem
-to cost more than it does, as it would if each call were noted.
+The process samples its own stack every few milliseconds of CPU time. Unlike recording each call, this does
+not make functions that are called often look expensive.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.measure import prepare_for, way_for
 from benchmarks.workload import events_file
 
 _ROOT = Path(__file__).parent.parent
-# No timer of this kind is finer than the kernel's ticks.
+# The kernel's tick limits how fine this timer can be.
 _INTERVAL_SECONDS = 0.001
 _RESUME = dis.opmap["RESUME"]
 
@@ -35,7 +35,7 @@ class Function(NamedTuple):
 
     @classmethod
     def of(cls, code: CodeType) -> "Function":
-        """The function whose code that is."""
+        """The function that has this code."""
         return cls(_module(code.co_filename), code.co_qualname)
 
     def __str__(self) -> str:
@@ -48,11 +48,11 @@ Stack = tuple[Function, ...]
 
 @contextmanager
 def sampled() -> Iterator[Counter[Stack]]:
-    """Counts the main thread's stacks within the block."""
+    """Counts samples of the main thread's stack within the block."""
     stacks = Counter[Stack]()
 
     def look(_signal: int, frame: FrameType | None) -> None:
-        # A signal waits for Python code: what begins just now has not taken the time, its caller has.
+        # Python handles a signal at the start of a function. The time was spent in the caller.
         if frame and frame.f_code.co_code[frame.f_lasti] == _RESUME:
             frame = frame.f_back
         stack = []
@@ -79,7 +79,7 @@ def _module(file: str) -> str:
 
 
 def profile(way: str, events: Path) -> Counter[Stack]:
-    """The stacks of a run of that way, in one process."""
+    """The sampled stacks of a run of `way`, in one process."""
     prepare_for(way)(events)
     with tempfile.TemporaryDirectory() as directory, sampled() as stacks:
         way_for(way, 1)(events, Path(directory, "out"))
@@ -87,11 +87,11 @@ def profile(way: str, events: Path) -> Counter[Stack]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Runs the profiler."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
     parser.add_argument("way", choices=("bare", "bounded", "streaming", "naive"))
     parser.add_argument("--events", type=int, default=100_000, help="How many events (default 100000).")
-    parser.add_argument("--patients", type=int, default=1000, help="Of how many patients (default 1000).")
+    parser.add_argument("--patients", type=int, default=1000, help="How many patients (default 1000).")
     parser.add_argument("--functions", type=int, default=40, help="How many functions (default 40).")
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         modules[function.module] += number
         functions[str(function)] += number
     for title, counted in (("module", modules), ("function", functions)):
-        print(f"\n    %  {title}, what it calls not included")
+        print(f"\n    %  {title}, excluding its callees")
         for name, number in counted.most_common(options.functions):
             print(f"{100 * number / stacks.total():5.1f}  {name}")
     return 0

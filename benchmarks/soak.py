@@ -2,7 +2,7 @@
 
     python -m benchmarks.soak --rate=500 --minutes=30
 
-Emulators, simulator and job run on this machine. The report, a table and a plot, goes to
+Emulators, simulator and job run on this machine. The report, a table and a plot, is written to
 benchmarks/results/soak.md and soak.svg.
 """
 
@@ -23,15 +23,15 @@ from pipeline.reporting.metrics import Metrics
 
 _RESULTS = Path(__file__).resolve().parent / "results"
 _SHARE = 0.95
-# How many lines the table has, about.
+# Approximate number of lines in the table.
 _LINES = 30
 
 
 class Sample(NamedTuple):
-    """A moment: `seconds` since the start, what has been published and has come to an outcome by then.
+    """The state at `seconds` after the start: events published by then, and events `done` (with an outcome).
 
-    `rate` is outcomes a second since the sample before, `lag` the events published without one, `p95` the
-    milliseconds from publish to written within which 95 % of the rows since then were; memory and state in
+    `rate` is outcomes per second since the previous sample, `lag` the published events without an outcome,
+    `p95` the 95th percentile of publish to written (ms) over rows since that sample; memory and state are in
     bytes.
     """
 
@@ -48,7 +48,7 @@ class Sample(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A soak: its samples, and the events and rows that nothing had come of at the end."""
+    """A soak: its samples, the events without an outcome and rows not written at the end, and failures."""
 
     rate: float
     minutes: float
@@ -58,7 +58,7 @@ class Result(NamedTuple):
 
 
 def soak(rate: float, minutes: float, patients: int, every: float, folder: Path) -> Result:
-    """Runs it, with a sample `every` so many seconds."""
+    """Runs the soak, with a sample every `every` seconds."""
     with places(folder) as made, job(made, folder) as watched:
         report = folder / "report.json"
         arguments = (
@@ -69,7 +69,7 @@ def soak(rate: float, minutes: float, patients: int, every: float, folder: Path)
             f"--patients={patients}",
             f"--report={report}",
         )
-        with module("simulate", folder, *arguments):
+        with module("local.simulate", folder, *arguments):
             samples = list(_samples(watched, report, every))
         lost = watched.until_done(read_published(report).events)
         return Result(rate, minutes, samples, lost, sum(watched.metrics().faults.values()))
@@ -79,7 +79,7 @@ def _samples(watched: Watched, report: Path, every: float) -> Iterator[Sample]:
     began, due = time.monotonic(), 0.0
     before: tuple[float, int, Metrics] = (began, 0, Metrics())
     while not (published := read_published(report)).finished:
-        # Whoever measures waits: this is the interval, not a synchronisation.
+        # The sampling interval; nothing is synchronised by it.
         time.sleep(max(0.0, began + due - time.monotonic()))
         due += every
         now, metrics, holding = time.monotonic(), watched.metrics(), watched.holding()
@@ -91,7 +91,7 @@ def _samples(watched: Watched, report: Path, every: float) -> Iterator[Sample]:
             published=published.events,
             done=where.accounted,
             rate=(where.accounted - done) / max(now - then, 1e-9),
-            # What was confirmed after the simulator's last report may be done already.
+            # Events confirmed after the simulator's last report may already have an outcome.
             lag=max(0, where.open),
             p95=metrics.latency(_SHARE, since=earlier),
             memory=holding.memory,
@@ -114,11 +114,11 @@ def table(result: Result) -> str:
         f"{datetime.now(UTC):%Y-%m-%d}, on {machine()}, with both emulators and the simulator on it:",
         f"`python -m benchmarks.soak --rate={result.rate:g} --minutes={result.minutes:g}`",
         "",
-        f"Published {samples[-1].published:,} events; lost {result.lost:,}; dead letters that the job itself"
-        f" is to blame for: {result.failed_letters:,}.",
+        f"Published {samples[-1].published:,} events; lost {result.lost:,}; dead letters caused by the"
+        f" job itself: {result.failed_letters:,}.",
         "",
-        "Lag: events published and not yet accounted for. p95: from publish to written, of the rows since the"
-        " sample before. Memory (resident), handles and threads: the job's process. State: what the job"
+        "Lag: published events without an outcome yet. p95: publish to written, of the rows since the"
+        " previous sample. Memory (resident), handles and threads: the job's process. State: what the job"
         " has to remember (ids for 24 hours, patients' last 28 days), as the runner holds it in memory.",
         "",
         "| minute | published | events/s | lag | p95, ms | memory, MiB | state, MiB | handles | threads |",
@@ -140,7 +140,7 @@ def _line(sample: Sample) -> str:
 
 
 def plot(result: Result, path: Path) -> None:
-    """The same as a picture: one panel for each figure, over minutes."""
+    """Plots the samples: one panel per figure, over minutes."""
     samples = result.samples[1:]
     minutes = [sample.seconds / 60 for sample in samples]
     panels: dict[str, list[float]] = {
@@ -165,7 +165,7 @@ def plot(result: Result, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; 1 if something was lost."""
+    """Runs the benchmark. Returns 1 if anything was lost."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--rate", type=float, default=500, help="events a second (default 500)")
     parser.add_argument("--minutes", type=float, default=30, help="how long (default 30)")

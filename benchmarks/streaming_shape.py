@@ -1,15 +1,15 @@
-"""The streaming graph in the SDK harness, as a streaming runner's worker would execute it.
+"""The streaming graph in Beam's SDK harness, as a streaming runner's worker would execute it.
 
-The graph is built as for a stream: one Pub/Sub message an element, with attributes, nothing chunked by
-the source, keyed state and timers, batches of rows. It is run as on a runner that sends each key to its
-worker: every step with state begins a stage of its own, so that what reaches it has been encoded.
+The graph is built as for a stream: one Pub/Sub message per element, with attributes, no chunks from the
+source, keyed state and timers, batches of rows. It runs as on a runner that sends each key to its worker:
+every step with state begins a new stage, so its input has been encoded.
 
-Replaced are the read (by messages in memory), what leaves by HTTP (by encoding it), what is known of patients
-(nothing), and the processing-time timers, which the harness sets and the runner forgets, because here nothing
-but waiting would let them fire. The last batches come with the end of the window.
+Four things are replaced. The read yields messages from memory. Whatever leaves by HTTP is only encoded.
+Nothing is known about patients at the start. Processing-time timers are set by the harness and dropped by the
+runner, because only waiting would let them fire; the last batches come at the end of the window.
 
-Each stage is one bundle, and where collections flow together, all of one kind come before the next, in an
-order that differs from run to run: some events are withheld in one run and not in another.
+Each stage is one bundle. Where collections are flattened, all elements of one come before the next, in an
+order that differs from run to run, so some events are withheld in one run and not in another.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -34,8 +34,8 @@ from transforms.rows import unpack_row
 from transforms.steps import gathering as grouping
 from transforms.steps.batching import newest_versions
 
-# What a worker gathers at most: a bundle of a second at the rate that the original was made for. The runner
-# would make one bundle of everything.
+# The most messages that a worker gathers: one second's worth at 1,000 events/s. Without a limit, this runner
+# makes one bundle of everything.
 BUNDLE = 1000
 
 # The harness runs in this process.
@@ -44,7 +44,7 @@ _WRITTEN: dict[str, list[bytes]] = {}
 
 
 def load(events_file: Path) -> None:
-    """Makes the messages of a file's lines, encoded as a runner hands them to the SDK."""
+    """Makes messages from a file's lines, encoded as a runner hands them to the SDK."""
     _MESSAGES.clear()
     published = Timestamp()
     published.GetCurrentTime()
@@ -64,7 +64,7 @@ def load(events_file: Path) -> None:
 
 
 def run(naive: bool = False, bundle: int = BUNDLE) -> PipelineResult:
-    """Runs the graph, or the naive one, over the loaded messages; it gathers `bundle` of them at most."""
+    """Runs the graph, or the naive one, over the loaded messages, gathering at most `bundle` of them."""
     _WRITTEN.clear()
     project = "projects/rehab-local"
     options = parse_options(
@@ -85,8 +85,8 @@ def run(naive: bool = False, bundle: int = BUNDLE) -> PipelineResult:
             _Replace(lambda t: isinstance(getattr(t, "fn", None), WriteBatch), _write),
         ]
     )
-    # As everywhere else, without a cache of states: for it this runner measures the size of each state, which
-    # takes most of a run's time.
+    # Without a state cache, like all other runs here: for it, this runner would measure the size of each
+    # state, which takes most of the time.
     without_cache = patch.object(worker_handlers, "STATE_CACHE_SIZE_MB", 0)
     with without_cache, patch.object(grouping, "MAX_GATHERED", bundle):
         result = pipeline.run()
@@ -95,7 +95,7 @@ def run(naive: bool = False, bundle: int = BUNDLE) -> PipelineResult:
 
 
 def _build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
-    # Not imported above: it registers coders, without which the naive graph has to do.
+    # Not imported above, because it registers coders, which the naive graph must not use.
     from pipeline import graph
 
     with patch.object(graph, "KnownPatients", lambda *_: dict):
@@ -109,15 +109,15 @@ def _build_naive(pipeline: beam.Pipeline, options: RehabOptions) -> None:
 
 
 def written() -> dict[str, list[bytes]]:
-    """What came out: the rows' bodies by table, and the nudges'."""
+    """The output: bodies of rows by table, and of nudges."""
     nudges = [PubsubMessage.pb().FromString(message).data for message in _WRITTEN["nudges"]]
     return _WRITTEN | {"nudges": nudges}
 
 
 class _Harness(FnApiRunner):
     def create_stages(self, pipeline_proto: Any) -> Any:
-        # Where two steps of one stage have timers of one name, this runner fires the timers of one of them
-        # alone (https://github.com/apache/beam/issues/21995); so it must be a stage each for this reason too.
+        # Also necessary because this runner fires the timers of only one step where two steps of a stage have
+        # timers of the same name (https://github.com/apache/beam/issues/21995).
         fuse = translations.greedily_fuse
 
         def fuse_up_to_state(stages: Any, context: Any) -> Any:

@@ -1,9 +1,9 @@
 """How many events a second: `python -m benchmarks.throughput --help`.
 
-Measures, in alternation and each in a process of its own: the rules in a plain loop (`bare`, the limit), the
-bounded pipeline on the DirectRunner in one process and on all cores, the graph of the stream in the SDK
-harness, and that graph as one would write it first (`naive`). A start-up (the same run over a single event)
-is measured apart and taken off. Then it tells what the stream's CPU time goes to, and why.
+Measures in turn, each in its own process: the rules in a plain loop (`bare`, the upper limit), the bounded
+pipeline on the DirectRunner in one process and on all cores, the graph of the stream in the SDK harness, and
+that graph as one would first write it (`naive`). The start-up (a run over a single event) is measured
+separately and subtracted. Then it shows where the stream's CPU time goes, and why.
 """
 
 import argparse
@@ -29,8 +29,8 @@ RESULTS = Path(__file__).with_name("results")
 Run = dict[str, Any]
 
 
-# What depends neither on the order of arrival, which a stream's kinds do not keep, nor on how far back state
-# goes: of the rest, events are withheld or too late that are not so in the plain loop.
+# Tables that depend neither on the order of arrival nor on how far back state goes. For the others, a stream
+# finds events withheld or too late that the plain loop does not.
 _ALIKE_IN_STREAMS = ("consents", "dead_letters")
 
 
@@ -56,7 +56,7 @@ def rates(run: Run, events: int) -> tuple[float, float]:
 
 
 def summarize(runs: dict[str, list[Run]], events: int) -> dict[str, Any]:
-    """The medians of each way's runs, and the ratio to the bare loop beside them."""
+    """The medians of each way's runs, and their ratios to the bare loop's run of the same round."""
     summary: dict[str, Any] = {}
     for way, measured in runs.items():
         per_second, per_cpu_second = zip(*(rates(run, events) for run in measured), strict=True)
@@ -75,20 +75,20 @@ def summarize(runs: dict[str, list[Run]], events: int) -> dict[str, Any]:
 
 
 def ratio(runs: dict[str, list[Run]], events: int) -> float:
-    """Of the stream's and the naive graph's events per CPU-second, in runs beside each other: the median."""
+    """The median ratio of the stream's to the naive graph's events per CPU-second, round by round."""
     both = zip(runs["streaming"], runs["naive"], strict=True)
     return median(rates(own, events)[1] / rates(naive, events)[1] for own, naive in both)
 
 
 def machine() -> dict[str, Any]:
-    """What ran it."""
+    """The machine."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown")
     return {"cores": os.cpu_count(), "cpu": model, "python": platform.python_version()}
 
 
 def differing(runs: dict[str, list[Run]]) -> list[str]:
-    """The ways and tables whose newest rows are not those of the bare loop, as far as they should be."""
+    """The ways and tables whose newest rows should be those of the bare loop and are not."""
     wanted = runs["bare"][0]["results"]
     return [
         f"{way}: {table}"
@@ -125,7 +125,7 @@ def show(summary: dict[str, Any]) -> None:
 
 
 def show_parts(parts: dict[str, float]) -> None:
-    """Prints what the stream's CPU time goes to."""
+    """Prints where the stream's CPU time goes."""
     table = Table("%", "of the stream's CPU time", "why it remains", box=None)
     for part in sorted(PARTS, key=lambda part: -parts[part.name]):
         table.add_row(f"{parts[part.name]:.1f}", part.name, part.why)
@@ -133,12 +133,12 @@ def show_parts(parts: dict[str, float]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; 1 if a way's results are not those of the bare loop."""
+    """Runs the benchmark. Returns 1 if a way's results are not those of the bare loop."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
     parser.add_argument("--events", type=int, default=100_000, help="How many events (default 100000).")
-    parser.add_argument("--patients", type=int, default=1000, help="Of how many patients (default 1000).")
+    parser.add_argument("--patients", type=int, default=1000, help="How many patients (default 1000).")
     parser.add_argument("--runs", type=int, default=3, help="How often each way is measured (default 3).")
-    parser.add_argument("--seed", type=int, default=1, help="Equal seeds give equal events (default 1).")
+    parser.add_argument("--seed", type=int, default=1, help="Seed of the simulation (default 1).")
     parser.add_argument("--ways", nargs="+", help="Besides the bare loop (default: all).")
     options = parser.parse_args(arguments)
     cores = os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""The streaming job as a process over fresh emulators, watched from outside: what it holds, how far it is."""
+"""The streaming job as a process over fresh emulators, observed from outside: its resources and progress."""
 
 import os
 import sys
@@ -19,13 +19,13 @@ from pipeline.reporting.metrics import Metrics
 
 _ROOT = Path(__file__).resolve().parents[1]
 _START_SECONDS = 120.0
-# A job that works writes its metrics twice a second.
+# A running job writes its metrics twice a second; after this long without progress, give up.
 STANDSTILL_SECONDS = 120.0
 MIB = 1024 * 1024
 
 
 class Holding(NamedTuple):
-    """What a process holds: resident memory in bytes, open file handles (sockets too) and threads."""
+    """Resources of a process: resident memory in bytes, open file handles (sockets included) and threads."""
 
     memory: int
     handles: int
@@ -41,26 +41,26 @@ class Watched:
         self.peak_memory = 0
 
     def holding(self) -> Holding:
-        """What the job holds now. Raises psutil.NoSuchProcess if it has ended."""
+        """The job's resources now. Raises psutil.NoSuchProcess if it has ended."""
         with self._process.oneshot():
             memory = self._process.memory_info().rss
             self.peak_memory = max(self.peak_memory, memory)
             return Holding(memory, self._process.num_fds(), self._process.num_threads())
 
     def metrics(self) -> Metrics:
-        """What the job says of itself."""
+        """The job's own metrics."""
         return read_metrics(self._metrics_file)
 
     def left(self, published: int) -> int:
-        """Of so many events, those without an outcome; of rows, those not yet written are added."""
+        """The number of published events without an outcome, plus rows not yet written."""
         metrics = self.metrics()
         return account(Published(events=published), metrics).open + sum(metrics.unwritten.values())
 
     def until_done(self, published: int, look: Callable[[], None] = lambda: None) -> int:
-        """Watches until the job is done with so many events, or nothing moves; gives what is left."""
+        """Waits until all events and rows are done or nothing moves any more. Returns what is left."""
         seen, moved = None, time.monotonic()
         left, calm = published, 0
-        # Timers go on making rows for minutes: done it is when nothing has been left for a second and a half.
+        # Timers may still make rows, so it is done only after nothing has been left for a second and a half.
         while calm < 3 and time.monotonic() - moved < STANDSTILL_SECONDS:
             look()
             self.holding()
@@ -74,7 +74,7 @@ class Watched:
 
 @contextmanager
 def places(folder: Path) -> Iterator[Places]:
-    """Fresh emulators with everything that the job needs, which this process's environment names too."""
+    """Starts fresh emulators with the job's resources, and names them in this process's environment."""
     start_pubsub, _ = available_pubsub()
     with ExitStack() as stack:
         pubsub = stack.enter_context(start_pubsub(folder))
@@ -87,9 +87,9 @@ def places(folder: Path) -> Iterator[Places]:
 
 @contextmanager
 def module(name: str, folder: Path, *arguments: str) -> Iterator[psutil.Process]:
-    """Runs `python -m pipeline.<name>`, its output in `folder`, until the end of the block."""
+    """Runs `python -m <name>` until the end of the block. Its output goes to `folder`."""
     environment = os.environ | {"PYTHONPATH": str(_ROOT)}
-    command = [sys.executable, "-m", f"pipeline.{name}", *arguments]
+    command = [sys.executable, "-m", name, *arguments]
     with running(command, folder / f"{name}.log", environment) as process:
         yield psutil.Process(process.pid)
 
@@ -106,16 +106,18 @@ def job(places: Places, folder: Path) -> Iterator[Watched]:
         f"--dataset={resources.dataset}",
         f"--metrics_file={metrics}",
     )
-    with module("main", folder, *arguments) as process:
+    with module("pipeline.main", folder, *arguments) as process:
         deadline = time.monotonic() + _START_SECONDS
         while not metrics.exists():
             if time.monotonic() > deadline or not process.is_running():
-                raise RuntimeError(f"the job did not start:\n{(folder / 'main.log').read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"the job did not start:\n{(folder / 'pipeline.main.log').read_text()[-2000:]}"
+                )
             time.sleep(0.1)
         yield Watched(process, metrics)
 
 
 def machine() -> str:
-    """What this ran on, in a few words."""
+    """The machine, in a few words."""
     memory = psutil.virtual_memory().total / 1024**3
     return f"{psutil.cpu_count()} cores, {memory:.0f} GiB of memory, Python {sys.version.split()[0]}"

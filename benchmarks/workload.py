@@ -1,4 +1,4 @@
-"""The events that every benchmark runs over: simulated patients, the same bytes for the same numbers."""
+"""The events of every benchmark: simulated patients, the same bytes for the same arguments."""
 
 import tempfile
 import zlib
@@ -14,16 +14,16 @@ from transforms.times import to_micros
 # Fixed, so that equal seeds give equal files whenever they are made.
 END = datetime(2026, 6, 1, tzinfo=UTC)
 
-# A simulated patient does not make do with fewer.
+# A simulated patient needs at least this many.
 _EVENTS_PER_PATIENT = 20
 
 
 def events_file(events: int, patients: int, seed: int = 1) -> Path:
-    """A file of JSON lines with so many events, made unless it is there.
+    """A file of JSON lines with so many events, created if it does not exist.
 
-    Duplicates, late events, bad ones and arrays are among them, as in the simulated stream; but no event
-    without a time, which would count as new whenever it is read. Where there are few events for each patient,
-    those of one simulated patient are spread over several.
+    Like the simulated stream it has duplicates, late and bad events, and arrays. It has no event without a
+    time, because that would be dated by when it is read. If there are few events per patient, those of one
+    simulated patient are spread over several.
     """
     directory = Path(tempfile.gettempdir()) / "rehab-benchmarks"
     directory.mkdir(exist_ok=True)

@@ -1,1 +1,1 @@
-"""The HTTP API: events in, over HTTP, and how the pipeline is."""
+"""The HTTP API: it accepts events and reports the pipeline's status."""

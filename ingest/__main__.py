@@ -1,4 +1,4 @@
-"""The API as a process: `python -m ingest`; its settings come from the environment."""
+"""Runs the API: `python -m ingest`. Its settings come from the environment."""
 
 import argparse
 import logging
@@ -10,10 +10,10 @@ from pydantic import SecretStr
 
 from ingest.app import create_app
 from ingest.auth import development_token, new_secret
-from ingest.settings import JOB_SETTINGS, Settings, SettingsError, load_settings
+from ingest.settings import JOB_SETTINGS, ApiSettings, SettingsError, load_settings
 from ingest.spool import SpoolError
 
-# A supervisor's patience, less the time to write down what Pub/Sub has not confirmed.
+# Supervisors usually wait 10 s before they kill. The rest is for writing unconfirmed events to disk.
 _SHUTDOWN_SECONDS = 8
 
 # Google's load balancers keep an idle connection for 600 s; a server that closes it first loses requests.
@@ -21,7 +21,7 @@ _KEEP_ALIVE_SECONDS = 620
 
 
 def main() -> int:
-    """The command; 2 for settings that do not work, 1 for what else keeps it from starting."""
+    """Runs the API. Returns 2 if the settings are invalid, 1 if it cannot start for another reason."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = load_settings(**_stated())
@@ -38,7 +38,7 @@ def main() -> int:
         app,
         host=settings.host,
         port=settings.port,
-        # Paths, queries and addresses are in no log; requests are counted instead.
+        # No path, query or address may reach a log. Requests are counted instead.
         access_log=False,
         log_config=None,
         server_header=False,
@@ -50,14 +50,14 @@ def main() -> int:
 
 
 def _stated() -> dict[str, str]:
-    """The options of the command line: which job to tell of."""
+    """The options given on the command line: which job to report on."""
     parser = argparse.ArgumentParser(
         prog="python -m ingest",
-        description="The HTTP API. Its settings come from the environment; these can be stated here, too.",
+        description="The HTTP API. Its settings come from the environment; these can also be given here.",
         allow_abbrev=False,
     )
     for name in JOB_SETTINGS:
-        parser.add_argument(f"--{name}", help=Settings.model_fields[name].description)
+        parser.add_argument(f"--{name}", help=ApiSettings.model_fields[name].description)
     return {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
 
 
@@ -66,7 +66,7 @@ def _complain(sentence: str, status: int) -> int:
     return status
 
 
-def _with_secret(settings: Settings) -> Settings:
+def _with_secret(settings: ApiSettings) -> ApiSettings:
     if not settings.jwt_secret:
         settings = settings.model_copy(update={"jwt_secret": SecretStr(new_secret())})
     assert settings.jwt_secret  # noqa: S101 (for the types)

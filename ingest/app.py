@@ -1,4 +1,4 @@
-"""The application: everything that answers a request, put together."""
+"""The application, assembled from everything that answers a request."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,26 +18,26 @@ from secure import (
 from secure.middleware import SecureASGIMiddleware
 
 from ingest import docs, events, health, metrics, openapi, refusals
+from ingest.api_metrics import CountRequests
 from ingest.auth import Verifier
 from ingest.outbox import Outbox
 from ingest.publishing import Publisher
-from ingest.settings import Settings
+from ingest.settings import ApiSettings
 from ingest.spool import Spool
 from ingest.status import router as status
-from ingest.telemetry import CountRequests
 
 _MB = 1024 * 1024
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The API of checked settings.
+def create_app(settings: ApiSettings) -> FastAPI:
+    """The API with these settings.
 
-    Raises SettingsError for a key that cannot be used, SpoolError for a queue that cannot be opened,
-    GoogleAuthError without credentials for the cloud.
+    Raises SettingsError for an unusable key, SpoolError if the queue cannot be opened, GoogleAuthError
+    without Google Cloud credentials.
     """
     app = FastAPI(
         title="Rehabilitation tracking",
-        summary="Events of patients in, how the pipeline is out.",
+        summary="Accepts patients' events and reports the pipeline's status.",
         version="1",
         docs_url=None,
         redoc_url=None,
@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     openapi.install(app)
     refusals.install(app)
     scripts = docs.install(app)
-    # The last one added comes first: what fails anywhere is answered, counted, and has the headers.
+    # The middleware added last runs first, so every failure is answered, counted and gets the headers.
     app.add_middleware(refusals.LastResort)
     app.add_middleware(CountRequests)
     app.add_middleware(SecureASGIMiddleware, secure=_security_headers(scripts))

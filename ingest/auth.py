@@ -1,4 +1,4 @@
-"""Who is calling: bearer tokens (JWT), their scopes and the sites that they may write for."""
+"""Authentication: bearer tokens (JWT), their scopes, and the sites they may write for."""
 
 import asyncio
 import secrets
@@ -12,7 +12,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ingest.refusals import RefusedError
-from ingest.settings import Settings, SettingsError
+from ingest.settings import ApiSettings, SettingsError
 
 WRITE_EVENTS = "events:write"
 READ_STATUS = "status:read"
@@ -20,7 +20,7 @@ READ_STATUS = "status:read"
 _JWKS_TIMEOUT_SECONDS = 5.0
 _DEVELOPMENT_SECONDS = 12 * 3600
 
-# Gives the key with which a token is to be checked.
+# Returns the key that verifies a token.
 _Keys = Callable[[str], Awaitable[Any]]
 
 _REALM = 'Bearer realm="rehab-tracking"'
@@ -28,23 +28,23 @@ _BEARER = HTTPBearer(auto_error=False, bearerFormat="JWT", scheme_name="token")
 
 
 class Caller(NamedTuple):
-    """Whom a token speaks for; `sites` are the only ones it may write for, null: any, or none stated."""
+    """Who holds a token. `sites` are the only sites it may write for; null means any."""
 
     scopes: frozenset[str]
     sites: frozenset[str] | None
 
     def may_write_for(self, site_id: str | None) -> bool:
-        """Whether an event of this site may come from this caller."""
+        """Whether this caller may send events of this site."""
         return self.sites is None or site_id in self.sites
 
 
 class Verifier:
-    """Checks tokens against the one kind of key that the settings name."""
+    """Verifies tokens with the one kind of key that the settings name."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises SettingsError for a key that cannot be used."""
-        # The settings choose the algorithm; a token that could would choose `none`, or take a public
-        # key for a secret.
+    def __init__(self, settings: ApiSettings) -> None:
+        """Raises SettingsError for an unusable key."""
+        # The settings choose the algorithm. A token that could would choose `none`, or use the public key
+        # as an HMAC secret.
         self._algorithm, self._key = _keys(settings)
         self._audience = settings.jwt_audience
         self._issuer = settings.jwt_issuer
@@ -55,7 +55,7 @@ class Verifier:
         }
 
     async def caller(self, token: str) -> Caller:
-        """Whom a token speaks for. Raises RefusedError (401)."""
+        """Who holds the token. Raises RefusedError: 401 for an invalid token, 503 without its keys."""
         try:
             claims = jwt.decode(
                 token,
@@ -76,7 +76,7 @@ class Verifier:
             raise _unauthorized("The token is not valid.") from None
 
 
-def _keys(settings: Settings) -> tuple[str, _Keys]:
+def _keys(settings: ApiSettings) -> tuple[str, _Keys]:
     if settings.jwt_secret:
         return "HS256", _fixed(settings.jwt_secret.get_secret_value())
     if settings.jwt_public_key_file:
@@ -121,7 +121,10 @@ def _unauthorized(message: str) -> RefusedError:
 
 
 def requires(scope: str) -> Callable[..., Awaitable[Caller]]:
-    """A dependency that gives the caller; raises RefusedError: 401 no valid token, 403 not the scope."""
+    """A dependency that returns the caller.
+
+    It raises RefusedError: 401 without a valid token, 403 without the scope.
+    """
 
     async def authorized(
         request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
@@ -139,11 +142,11 @@ def requires(scope: str) -> Callable[..., Awaitable[Caller]]:
 
 
 def new_secret() -> str:
-    """A secret that nobody else knows."""
+    """A random secret for HS256 tokens."""
     return secrets.token_urlsafe(32)
 
 
 def development_token(secret: str) -> str:
-    """A token with every scope, for half a day."""
+    """A token with every scope, valid for 12 hours."""
     claims = {"exp": int(time.time()) + _DEVELOPMENT_SECONDS, "scope": f"{WRITE_EVENTS} {READ_STATUS}"}
     return jwt.encode(claims, secret, algorithm="HS256")

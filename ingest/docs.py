@@ -1,4 +1,4 @@
-"""/docs: the OpenAPI document as pages, with no file from elsewhere."""
+"""/docs: the OpenAPI document as a web page that loads nothing from other servers."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
 def install(app: FastAPI) -> list[str]:
-    """Adds the page and its files; gives the sources of scripts that the page needs, for its CSP."""
+    """Adds the page and its files. Returns the page's script sources for the Content-Security-Policy."""
     page = get_swagger_ui_html(
         openapi_url=str(app.openapi_url),
         title=app.title,

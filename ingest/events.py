@@ -1,4 +1,4 @@
-"""The two calls that take events."""
+"""The two calls that accept events."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ import orjson
 from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import Response
 
-from ingest import openapi, telemetry
+from ingest import api_metrics, openapi
 from ingest.auth import WRITE_EVENTS, Caller, requires
 from ingest.intake import NOT_JSON, Accepted, Outgoing, Refused, accept, message, packed
 from ingest.limits import read_body
@@ -31,8 +31,8 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         pattern="^[!-~]{1,128}$",
-        description="For events without an `event_id`: an equal key and content make an equal id, so that a"
-        " retry counts once.",
+        description="For events without an `event_id`: the same key and content give the same id, so a retry"
+        " counts once.",
     ),
 ]
 
@@ -46,14 +46,14 @@ _BATCH = msgspec.json.Decoder(_Batch)
 
 @router.post("/events", status_code=201, responses=openapi.EVENT_ANSWERS, openapi_extra=openapi.EVENT_BODY)
 async def post_event(request: Request, caller: Writer, idempotency_key: IdempotencyKey = None) -> Response:
-    """Takes one event; 201 once Pub/Sub has confirmed it, 202 while it waits on disk for Pub/Sub."""
+    """Accepts one event: 201 once Pub/Sub has confirmed it, 202 while it waits on disk for Pub/Sub."""
     body = await read_body(request)
     event = accept(body, _decoded(body), _now_us(), caller, idempotency_key)
     if isinstance(event, Refused):
-        telemetry.EVENTS.labels(event.status).inc()
+        api_metrics.EVENTS.labels(event.status).inc()
         raise _refusal(event)
     result = await _deliver(_outbox(request), message([event]))
-    telemetry.EVENTS.labels(result["status"]).inc()
+    api_metrics.EVENTS.labels(result["status"]).inc()
     status = result.pop("status")
     answer = {"event_id": event.event_id, **result, "timestamp": event.timestamp}
     return json_response(status, answer if status < 400 else result, _retry_after({status}))
@@ -63,7 +63,7 @@ async def post_event(request: Request, caller: Writer, idempotency_key: Idempote
     "/events/batch", status_code=201, responses=openapi.BATCH_ANSWERS, openapi_extra=openapi.BATCH_BODY
 )
 async def post_batch(request: Request, caller: Writer, idempotency_key: IdempotencyKey = None) -> Response:
-    """Takes 1 to 1,000 events, each for itself, and answers for each."""
+    """Accepts 1 to 1,000 events, each on its own, and answers for each."""
     now_us = _now_us()
     outcomes = [
         accept(raw, content, now_us, caller, idempotency_key)
@@ -84,20 +84,20 @@ async def post_batch(request: Request, caller: Writer, idempotency_key: Idempote
         for index, outcome in enumerate(outcomes)
     ]
     for result in results:
-        telemetry.EVENTS.labels(result["status"]).inc()
+        api_metrics.EVENTS.labels(result["status"]).inc()
     return _batch_answer(results)
 
 
 def _elements(body: bytes) -> list[tuple[bytes, Any]]:
-    """The events of a batch: their bytes, and what these say or NOT_JSON. Raises RefusedError."""
+    """The events of a batch: the bytes of each, and what they decode to or NOT_JSON. Raises RefusedError."""
     try:
         raws = [bytes(raw) for raw in _BATCH.decode(body).events]
     except msgspec.ValidationError:
-        # Not all of it has been read.
+        # The decoder stopped early; the rest may not even be JSON.
         _decoded(body)
         raws = []
     except msgspec.DecodeError:
-        # One event need not take the others along.
+        # One event that is not JSON must not fail the others.
         raws = _raws_apart(body)
     if not 1 <= len(raws) <= MAX_ARRAY_LENGTH:
         raise RefusedError(
@@ -106,12 +106,12 @@ def _elements(body: bytes) -> list[tuple[bytes, Any]]:
             f"events: {_TOO_MANY}.",
             validation_errors=field_errors([FieldError("events", _TOO_MANY)]),
         )
-    # Of just these bytes, which are published, and not of the whole, which may say `events` twice.
+    # Decodes exactly the bytes that are published: the whole body may hold `events` twice.
     return [(raw, _content(raw)) for raw in raws]
 
 
 def _raws_apart(body: bytes) -> list[bytes]:
-    """The events of a batch of which some are not JSON, told apart by brackets and quotes alone."""
+    """The events of a batch in which some are not JSON, separated by brackets and quotes alone."""
     raws: list[bytes] | None = None
     for member in parts(body, b"{") or ():
         name, _, value = member.partition(b":")
@@ -143,7 +143,7 @@ def _not_json() -> RefusedError:
 
 
 async def _deliver(outbox: Outbox, outgoing: Outgoing) -> dict[str, Any]:
-    """What became of a message: the status of its events and what goes with it."""
+    """The status of a message's events, and the fields of the answer that go with it."""
     try:
         message_id = await outbox.deliver(outgoing)
     except SpoolFullError:
@@ -186,7 +186,7 @@ def _batch_answer(results: list[dict[str, Any]]) -> Response:
         return json_response(max(statuses), {"results": results})
     if statuses & {201, 202}:
         return json_response(207, {"results": results}, _retry_after(statuses))
-    # Of none that is taken: first what the server is to blame for, because then a retry may help.
+    # If none is accepted, a status that is the server's fault wins: then a retry may help.
     status = next(
         (status for status in (503, 429) if status in statuses), max(statuses) if len(statuses) == 1 else 422
     )

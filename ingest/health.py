@@ -1,4 +1,4 @@
-"""For load balancers and supervisors: does the process live, and can it take events."""
+"""For load balancers and supervisors: whether the process is alive and whether it accepts events."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -18,7 +18,7 @@ async def live() -> Response:
 
 @router.get("/readyz", responses=openapi.READINESS_ANSWERS)
 async def ready(request: Request) -> Response:
-    """Events are taken: by a topic, or at least by the queue."""
+    """Events are accepted: by a topic, or at least by the queue."""
     outbox: Outbox = request.app.state.outbox
     state = outbox.readiness()
     if not outbox.is_ready():

@@ -1,8 +1,8 @@
-"""From the JSON of one event to the message that is published, or why it is refused.
+"""From the JSON of one event to the message that is published, or the reason for refusing it.
 
-What is published is what arrived, byte for byte, with `event_id` and `ts` filled in where the event
-states none: so the pipeline makes of it just the event that was validated here, however often it is
-published and however long it waits.
+An event is published byte for byte as it arrived, with `event_id` and `ts` filled in where it states
+none. So the pipeline sees exactly the event that was validated here, however often it is published and
+however long it waits.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from transforms.events import FieldError, InvalidEventError, content_id, parse_e
 from transforms.message import MAX_ARRAY_LENGTH, MAX_MESSAGE_BYTES, PUBLISH_ID_ATTRIBUTE, Message
 from transforms.times import to_rfc3339
 
-# In place of what an event says, where its bytes are not JSON.
+# Stands for the content of an event whose bytes are not JSON.
 NOT_JSON = object()
 
 
 class Accepted(NamedTuple):
-    """A valid event; `timestamp` is its time (RFC 3339), `payload` its bytes as they are published."""
+    """A valid event. `timestamp` is its time (RFC 3339), `payload` the bytes to publish."""
 
     event_id: str
     kind: str
@@ -31,7 +31,7 @@ class Accepted(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """An event that is not taken, and the status that says so."""
+    """A refused event: its HTTP status, and what is wrong."""
 
     status: int
     errors: list[FieldError]
@@ -47,10 +47,10 @@ class Outgoing(NamedTuple):
 def accept(
     raw: bytes, content: Any, now_us: int, caller: Caller, key: str | None = None
 ) -> Accepted | Refused:
-    """The event in `content`, decoded from `raw`, or NOT_JSON; `now_us` is the present in microseconds.
+    """Validates one event.
 
-    The id of an event that states none comes from its content and, if there is one, from the
-    idempotency key.
+    `content` is what `raw` decodes to, or NOT_JSON; `now_us` is the current time in microseconds since
+    the epoch. An event without an id gets one made from its content and the idempotency key, if any.
     """
     if content is NOT_JSON:
         return Refused(400, [FieldError("event", "Input should be JSON in UTF-8")])
@@ -68,7 +68,7 @@ def accept(
     timestamp = to_rfc3339(event.ts_us)
     if content.get("event_id") is None:
         missing["event_id"] = event.event_id
-    # An event of this very microsecond may state its time; then it is stated twice, the same.
+    # Also true of an event that states exactly this time. Repeating it changes nothing.
     if event.ts_us == now_us:
         missing["ts"] = timestamp
     payload = _filled_in(raw.strip(), missing)
@@ -78,28 +78,28 @@ def accept(
 
 
 def _filled_in(payload: bytes, fields: dict[str, str]) -> bytes:
-    # At the end: of a name that an object has twice, the last counts.
+    # Appended, because the last of two equal names counts.
     return payload[:-1] + b"," + orjson.dumps(fields)[1:] if fields else payload
 
 
 def _keyed_id(key: str, content: dict[str, Any]) -> str:
-    # The content is part of it, so that a key used for two events loses neither. An event's place in a batch
-    # is not: a client may send again, under the same key, only what was refused.
+    # The content is part of the id, so a key used for two events loses neither. The position in a batch is
+    # not: a client may resend only the refused events under the same key.
     return hashlib.blake2b(f"{key} {content_id(content)}".encode(), digest_size=16).hexdigest()
 
 
 def message(events: Sequence[Accepted]) -> Outgoing:
-    """One message with all of these events, of the same identity whenever it is published again."""
+    """One message with all of these events. Its publish id is new, and the same for all its retries."""
     identity = {PUBLISH_ID_ATTRIBUTE: uuid4().hex}
     if len(events) == 1:
-        # For subscribers that filter.
+        # Lets subscribers filter.
         stated = {"event_id": events[0].event_id, "kind": events[0].kind}
         return Outgoing(events[0].payload, identity | stated)
     return Outgoing(b"[" + b",".join(event.payload for event in events) + b"]", identity)
 
 
 def packed(events: Iterable[Accepted]) -> Iterator[list[Accepted]]:
-    """The events in groups of one message each, as few as the limits of a message allow."""
+    """The events in order, in groups that each fit into one message."""
     group: list[Accepted] = []
     size = len(b"[]")
     for event in events:

@@ -1,4 +1,4 @@
-"""What a request's body may be, checked before it is parsed."""
+"""The limits on a request's body, checked before it is parsed."""
 
 import re
 from email.message import Message
@@ -10,11 +10,11 @@ from starlette.requests import Request
 from ingest.refusals import RefusedError
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
-# Far more than an event needs; what parses it may go 254 levels deep.
+# Far more than an event needs, and well below the JSON parser's own limit of 254.
 MAX_DEPTH = 128
 
 _UTF_8 = {"utf-8", "utf8"}
-# The parser's time grows with the square of a header's length.
+# Parsing a header takes time quadratic in its length.
 _MAX_TYPE_CHARACTERS = 1000
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -23,10 +23,10 @@ _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 async def read_body(request: Request) -> bytes:
-    """The body of a request with JSON.
+    """The body of a JSON request.
 
-    Raises RefusedError: 415 for another type, 413 over `MAX_BODY_BYTES` (however it is sent), 422 for
-    JSON that is nested more than `MAX_DEPTH` deep.
+    Raises RefusedError: 415 for another media type or a compressed body, 413 over `MAX_BODY_BYTES` (with
+    or without a Content-Length), 422 for JSON nested more than `MAX_DEPTH` levels deep.
     """
     _check_type(request)
     body = bytearray()
@@ -50,10 +50,10 @@ def _check_type(request: Request) -> None:
         raise _too_large()
 
 
-# Most requests have the same one.
+# Most requests have the same header.
 @lru_cache(maxsize=32)
 def is_json(content_type: str) -> bool:
-    """Whether a Content-Type is JSON in UTF-8; parameters other than `charset` do not matter."""
+    """Whether a Content-Type is JSON in UTF-8. Parameters other than `charset` are ignored."""
     if len(content_type) > _MAX_TYPE_CHARACTERS:
         return False
     header = Message()
@@ -65,7 +65,7 @@ def is_json(content_type: str) -> bool:
 
 
 def is_identity(content_encoding: str) -> bool:
-    """Whether a Content-Encoding, a list of codings, leaves the body as it is."""
+    """Whether a Content-Encoding, a list of codings, leaves the body unchanged."""
     # RFC 9110, 5.6.1: an element of a list may be empty.
     return {coding.strip().lower() for coding in content_encoding.split(",")} <= {"identity", ""}
 

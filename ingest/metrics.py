@@ -1,6 +1,6 @@
-"""GET /metrics: the pipeline's metrics and the API's own, in Prometheus' format.
+"""GET /metrics: the pipeline's metrics and the API's own, in Prometheus's format.
 
-Names are those of the job with underscores for dots; labels come from closed lists only.
+Names are the job's, with underscores for dots. Label values come from closed lists only.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,17 +17,17 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from ingest.status.metric_names import COUNTERS, DISTRIBUTIONS, Family
 from ingest.status.model import Status
 from ingest.status.monitor import Monitor
 from ingest.status.router import current
-from ingest.status.telemetry import COUNTERS, DISTRIBUTIONS, Family
 from pipeline.reporting.metrics import LATENCY, Metrics, Spread
 
 _LATENCY_DISTRIBUTION = LATENCY.removesuffix(".le")
 
 
 class _Pipeline(Collector):
-    """What is known of the job at the moment of the scrape."""
+    """What is known about the job at the time of the scrape."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
@@ -42,14 +42,14 @@ class _Pipeline(Collector):
 
 
 class _Api(Collector):
-    """What the API counts itself."""
+    """The API's own metrics."""
 
     def collect(self) -> Iterable[Metric]:
         return REGISTRY.collect()
 
 
 def install(app: FastAPI) -> None:
-    """Adds the route; like the health checks it needs no token, for it tells of no patient."""
+    """Adds the route. Like the health checks it needs no token: it reveals nothing about a patient."""
     registry = CollectorRegistry()
     registry.register(_Pipeline(app))
     registry.register(_Api())
@@ -63,7 +63,9 @@ def install(app: FastAPI) -> None:
 
 def _status(status: Status) -> Iterator[Metric]:
     health = GaugeMetricFamily(
-        "rehab_tracking_pipeline_status", "1 for how the pipeline is; its status says why.", labels=["status"]
+        "rehab_tracking_pipeline_status",
+        "1 for the pipeline's current status, 0 for the others.",
+        labels=["status"],
     )
     for state in ("healthy", "degraded", "down"):
         health.add_metric([state], float(state == status.status))
@@ -71,9 +73,9 @@ def _status(status: Status) -> Iterator[Metric]:
     producers = status.producers.items()
     gauges: dict[str, tuple[str, dict[str, float | None]]] = {
         "reachable": ("1 if the subscription can be read.", {role: p.reachable for role, p in producers}),
-        "backlog": ("Messages that are not acknowledged.", {role: p.backlog for role, p in producers}),
+        "backlog": ("Unacknowledged messages.", {role: p.backlog for role, p in producers}),
         "oldest_unacknowledged_seconds": (
-            "Age of the oldest of them.",
+            "Age of the oldest unacknowledged message.",
             {role: p.oldest_unacknowledged_seconds for role, p in producers},
         ),
     }
@@ -86,14 +88,14 @@ def _status(status: Status) -> Iterator[Metric]:
 
 
 def _counter(family: Family, metrics: Metrics) -> Metric:
-    counter = CounterMetricFamily(_name(family), f"Of the job: {family.name}.", labels=_labels(family))
+    counter = CounterMetricFamily(_name(family), f"{family.name} of the job.", labels=_labels(family))
     for value, name in family.members.items():
         counter.add_metric([value] if family.label else [], metrics.counter(name))
     return counter
 
 
 def _distribution(family: Family, metrics: Metrics) -> Metric:
-    name, meaning = _name(family), f"Of the job: {family.name}."
+    name, meaning = _name(family), f"{family.name} of the job."
     if family.name == _LATENCY_DISTRIBUTION:
         spread = metrics.distributions.get(family.name, Spread(0, 0))
         bounds = metrics.by(LATENCY)

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI cannot see, because requests are read by hand."""
+"""The OpenAPI document: what FastAPI cannot infer, because the calls read request bodies themselves."""
 
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ class FieldProblem(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why a request is refused: a word for programs, a sentence for people."""
+    """Why a request is refused: `error` for programs, `message` for people."""
 
     error: str
     message: str
@@ -36,7 +36,7 @@ class EventConfirmed(BaseModel):
 
 
 class EventQueued(BaseModel):
-    """The event is safe on disk and goes to Pub/Sub when that takes it."""
+    """The event is safe on disk and will be published once Pub/Sub accepts it."""
 
     event_id: str
     queued: Literal[True]
@@ -44,7 +44,7 @@ class EventQueued(BaseModel):
 
 
 class Result(BaseModel):
-    """What became of the event at `index`, as if it had come alone."""
+    """The outcome of the event at `index`, as if it had been sent alone."""
 
     index: int
     status: Literal[201, 202, 400, 403, 413, 422, 429, 503]
@@ -56,13 +56,13 @@ class Result(BaseModel):
 
 
 class BatchResults(BaseModel):
-    """What became of each event."""
+    """The outcome of each event."""
 
     results: list[Result]
 
 
 class BatchProblem(Problem):
-    """None of the events is taken; without `results` the batch itself is at fault."""
+    """No event is accepted. Without `results`, the batch itself is at fault."""
 
     results: list[Result] = []
 
@@ -77,7 +77,7 @@ _Circuit = Literal["closed", "open", "half-open"]
 
 
 class Readiness(BaseModel):
-    """Events are taken; a topic's circuit is closed while the topic works."""
+    """Events are accepted. A topic's circuit is closed while the topic works."""
 
     status: Literal["ready"]
     primary: _Circuit
@@ -109,16 +109,16 @@ AUTHORIZATION_ANSWERS: Answers = {
 
 def _write_answers(problem: type[Problem]) -> Answers:
     return {
-        400: _answer(problem, "The body is not JSON in UTF-8, or the Idempotency-Key does not work."),
+        400: _answer(problem, "The body is not JSON in UTF-8, or the Idempotency-Key is invalid."),
         401: AUTHORIZATION_ANSWERS[401],
         403: _answer(problem, "The token does not have the scope, or may not write for the site."),
         413: _answer(problem, "The body has more than 4 MiB, or an event more than 1 MiB."),
         415: _answer(Problem, "The body is not application/json."),
         422: _answer(problem, "No valid event."),
-        429: _answer(problem, "Pub/Sub does not take events, and the queue is full.", **_RETRY_AFTER),
+        429: _answer(problem, "Pub/Sub does not accept events, and the queue is full.", **_RETRY_AFTER),
         503: _answer(
             problem,
-            "Pub/Sub does not take events, and the queue on disk fails or there is none.",
+            "Pub/Sub does not accept events, and the queue on disk fails or there is none.",
             **_RETRY_AFTER,
         ),
     }
@@ -131,14 +131,14 @@ EVENT_ANSWERS: Answers = {
 }
 BATCH_ANSWERS: Answers = {
     201: _answer(BatchResults, "Pub/Sub has confirmed every event."),
-    202: _answer(BatchResults, "Every event is taken, some are on disk and will be published."),
-    207: _answer(BatchResults, "Some events are taken."),
+    202: _answer(BatchResults, "Every event is accepted. Some are on disk and will be published."),
+    207: _answer(BatchResults, "Some events are accepted."),
     **_write_answers(BatchProblem),
 }
 HEALTH_ANSWERS: Answers = {200: _answer(Liveness, "The process answers.")}
 READINESS_ANSWERS: Answers = {
-    200: _answer(Readiness, "Events are taken."),
-    503: _answer(Problem, "Events are not taken."),
+    200: _answer(Readiness, "Events are accepted."),
+    503: _answer(Problem, "Events are not accepted."),
 }
 
 
@@ -160,7 +160,7 @@ BATCH_BODY = _body(
 
 
 def install(app: FastAPI) -> None:
-    """Adds the schema of events to the document."""
+    """Adds the schema of an event to the document."""
 
     def document() -> dict[str, Any]:
         if not app.openapi_schema:

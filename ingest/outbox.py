@@ -1,26 +1,26 @@
-"""How an event leaves: to Pub/Sub, or, where there is a durable disk, to the queue until Pub/Sub takes it."""
+"""Delivers events to Pub/Sub or, where there is a durable disk, to the queue until Pub/Sub accepts them."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from ingest import telemetry
+from ingest import api_metrics
 from ingest.intake import Outgoing
 from ingest.publishing import NotPublishedError, Publisher
 from ingest.spool import Spool, SpoolDiskError
 
 _LOGGER = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.25
-_DISK_SECONDS = 1.0
-_TOGETHER = 500
+_POLL_SECONDS = 0.25
+_DISK_RETRY_SECONDS = 1.0
+_DRAIN_MESSAGES = 500
 
 
 class Outbox:
     """Delivers messages, and drains the queue while it runs.
 
-    The order between messages is not kept: what comes while the queue is drained goes to Pub/Sub at
-    once. The projections do not depend on it.
+    Messages may overtake each other: while the queue drains, new ones go straight to Pub/Sub. The
+    projections do not depend on the order.
     """
 
     def __init__(self, publisher: Publisher, spool: Spool | None) -> None:
@@ -30,12 +30,12 @@ class Outbox:
         self._drain: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begins to drain what an earlier process left."""
+        """Starts draining what an earlier process left behind."""
         if self._spool:
             self._drain = asyncio.create_task(self._keep_draining(self._spool))
 
     async def stop(self) -> None:
-        """Ends it; what has not been published stays in the queue."""
+        """Stops draining. Unpublished messages stay in the queue."""
         if self._drain:
             self._drain.cancel()
             await asyncio.wait([self._drain])
@@ -44,10 +44,10 @@ class Outbox:
             await self._spool.close()
 
     async def deliver(self, message: Outgoing) -> str | None:
-        """Returns when the message is safe: its id, or null if it is queued.
+        """Returns once the message is safe: its id, or null if it is queued.
 
-        Raises SpoolFullError or SpoolDiskError if neither Pub/Sub nor the disk takes it, NotPublishedError if
-        Pub/Sub does not and there is no queue.
+        Raises SpoolFullError or SpoolDiskError if neither Pub/Sub nor the disk accepts it, NotPublishedError
+        if Pub/Sub does not and there is no queue.
         """
         try:
             return await self._publisher.publish(message)
@@ -58,9 +58,9 @@ class Outbox:
             return None
 
     def is_ready(self) -> bool:
-        """Whether events are taken."""
+        """Whether events are accepted."""
         if not self._spool:
-            # Nothing but an event finds out that a topic works again, so events must come when one is due.
+            # Only an event can find out that a topic works again, so report ready when a try is due.
             return self._publisher.may_take()
         return not self._spool.is_full or "closed" in self._publisher.circuits().values()
 
@@ -77,21 +77,21 @@ class Outbox:
 
     async def _keep_draining(self, spool: Spool) -> None:
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            while messages := await self._with_patience(lambda: spool.take(_TOGETHER)):
+            await asyncio.sleep(_POLL_SECONDS)
+            while messages := await self._retried(lambda: spool.take(_DRAIN_MESSAGES)):
                 await self._publish_all(messages)
-                # Forgotten at last, or they would be published once more by the next process.
-                await self._with_patience(spool.confirm)
-                telemetry.DRAINED.inc(len(messages))
+                # Retried until it succeeds, or the next process would publish them again.
+                await self._retried(spool.confirm)
+                api_metrics.DRAINED.inc(len(messages))
                 _LOGGER.info("Published %d messages from the queue.", len(messages))
 
-    async def _with_patience[T](self, use_disk: Callable[[], Awaitable[T]]) -> T:
+    async def _retried[T](self, use_disk: Callable[[], Awaitable[T]]) -> T:
         while True:
             try:
                 return await use_disk()
             except SpoolDiskError as error:
                 _LOGGER.warning("The queue's disk fails (%s).", error)
-                await asyncio.sleep(_DISK_SECONDS)
+                await asyncio.sleep(_DISK_RETRY_SECONDS)
 
     async def _publish_all(self, messages: list[Outgoing]) -> None:
         while messages := [
@@ -101,7 +101,7 @@ class Outbox:
             )
             if not published
         ]:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _publish(self, message: Outgoing) -> bool:
         try:

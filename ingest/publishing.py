@@ -1,4 +1,4 @@
-"""To Pub/Sub: the primary topic, and the secondary one while the primary fails."""
+"""Publishes to Pub/Sub: to the primary topic, and to the secondary one while the primary fails."""
 
 import asyncio
 import logging
@@ -20,43 +20,43 @@ from google.cloud.pubsub_v1.types import (
 )
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 
-from ingest import telemetry
+from ingest import api_metrics
 from ingest.intake import Outgoing
-from ingest.settings import Settings
+from ingest.settings import ApiSettings
 
 _LOGGER = logging.getLogger(__name__)
 
-# Messages of requests that come at the same time travel together; a request waits so long for others.
+# Messages of concurrent requests are published together; one waits up to `max_latency` for others.
 _BATCHES = BatchSettings(max_messages=500, max_bytes=4_000_000, max_latency=0.02)
 
-# What Pub/Sub takes too slowly goes on to disk, instead of filling the memory.
+# When Pub/Sub is too slow, messages go to disk instead of filling the memory.
 _FLOW = PublishFlowControl(
     message_limit=20_000, byte_limit=64_000_000, limit_exceeded_behavior=LimitExceededBehavior.ERROR
 )
 
-# By default a channel that was refused for long waits up to two minutes before it connects again.
+# gRPC's default is to wait up to two minutes before it reconnects.
 _RECONNECT = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 
-# Failures in a row; those of one request to Pub/Sub count for each message in it.
+# Consecutive failures that open the circuit. A failed request counts once for each message in it.
 _FAILURES = 3
 
 
 class NotPublishedError(Exception):
-    """Neither topic has confirmed the message, though one may have taken it."""
+    """Neither topic has confirmed the message, though one may have received it."""
 
 
 class Publisher:
-    """Publishes to the first of both topics that confirms."""
+    """Publishes to the first of the two topics that confirms."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises GoogleAuthError without credentials for the cloud."""
+    def __init__(self, settings: ApiSettings) -> None:
+        """Raises GoogleAuthError without Google Cloud credentials."""
         self._client = PublisherClient(
             batch_settings=_BATCHES,
-            # Without retries: the other topic is the retry, and then the disk.
+            # No retries: the other topic is the retry, and then the disk.
             publisher_options=PublisherOptions(
                 flow_control=_FLOW, retry=None, timeout=settings.publish_timeout_seconds
             ),
@@ -68,7 +68,7 @@ class Publisher:
         ]
 
     async def publish(self, message: Outgoing) -> str:
-        """Publishes; gives the message's id. Raises NotPublishedError."""
+        """Publishes the message and returns its id. Raises NotPublishedError."""
         for topic in self._topics:
             try:
                 return await topic.publish(message)
@@ -81,16 +81,16 @@ class Publisher:
         return {topic.role: topic.state for topic in self._topics}
 
     def may_take(self) -> bool:
-        """Whether a topic takes events, as far as is known, or is due to be tried again."""
+        """Whether a topic is believed to work, or is due to be tried again."""
         return any(topic.may_take for topic in self._topics)
 
     def close(self) -> None:
-        """Sends what is still waiting for others to travel with."""
+        """Sends the messages that still wait for their batch."""
         self._client.stop()
 
 
 class _Topic:
-    """One topic behind a circuit that opens while it fails."""
+    """One topic behind a circuit breaker."""
 
     def __init__(self, client: PublisherClient, role: str, path: str, probe_after_seconds: float) -> None:
         self.role = role
@@ -101,7 +101,7 @@ class _Topic:
         self._breaker = pybreaker.CircuitBreaker(
             fail_max=_FAILURES,
             reset_timeout=probe_after_seconds,
-            # That this process has too much in hand says nothing about the topic.
+            # A full buffer in this process says nothing about the topic.
             exclude=[FlowControlLimitError],
             listeners=[_Report(role)],
             state_storage=self._storage,
@@ -121,31 +121,31 @@ class _Topic:
 
     async def publish(self, message: Outgoing) -> str:
         if self.state == pybreaker.STATE_HALF_OPEN:
-            # A message is on its way to find out; it is enough that this one waits for the answer.
+            # Another message is already trying the topic; this one need not wait for the result.
             raise pybreaker.CircuitBreakerError
         with self._breaker.calling():
-            # The client's signature mixes its own keywords with the attributes'.
+            # The client's signature mixes its own keyword arguments with the attributes.
             attributes: Any = message.attributes
             future = self._client.publish(self._path, message.payload, **attributes)
             return await asyncio.wrap_future(future)
 
 
 class _Report(pybreaker.CircuitBreakerListener):
-    """Tells of a circuit that opens or closes."""
+    """Logs and counts a circuit's changes and failures."""
 
     def __init__(self, role: str) -> None:
         self._role = role
-        telemetry.CIRCUIT_OPEN.labels(role).set(0)
+        api_metrics.CIRCUIT_OPEN.labels(role).set(0)
 
     def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
-        telemetry.CIRCUIT_OPEN.labels(self._role).set(new_state.name != pybreaker.STATE_CLOSED)
+        api_metrics.CIRCUIT_OPEN.labels(self._role).set(new_state.name != pybreaker.STATE_CLOSED)
         if new_state.name == pybreaker.STATE_CLOSED:
             _LOGGER.info("The %s topic takes events again.", self._role)
         elif old_state.name == pybreaker.STATE_CLOSED:
             _LOGGER.warning("The %s topic does not take events.", self._role)
 
     def failure(self, cb: Any, exc: BaseException) -> None:
-        telemetry.PUBLISH_FAILURES.labels(self._role, type(exc).__name__).inc()
+        api_metrics.PUBLISH_FAILURES.labels(self._role, type(exc).__name__).inc()
 
 
 def _transport() -> PublisherGrpcTransport:

@@ -20,10 +20,10 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class RefusedError(Exception):
-    """A request that is refused.
+    """A refused request.
 
-    `error` is a fixed word for programs, `message` one sentence for people; neither quotes what was
-    sent. `more` are further fields of the answer.
+    `error` is a fixed word for programs, `message` one sentence for people; neither quotes the request.
+    `more` are further fields of the answer.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class RefusedError(Exception):
         self.headers = headers
 
     def response(self) -> Response:
-        """The answer."""
+        """The refusal as an HTTP response."""
         return json_response(self.status, self.content, self.headers)
 
 
 def json_response(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer."""
+    """A JSON response."""
     return Response(orjson.dumps(content), status, headers=dict(headers or {}), media_type="application/json")
 
 
@@ -55,7 +55,7 @@ def field_errors(errors: list[FieldError], prefix: str = "") -> list[dict[str, s
 
 
 def install(app: FastAPI) -> None:
-    """Gives FastAPI's and Starlette's own refusals the same shape."""
+    """Gives the refusals of FastAPI and Starlette the same shape."""
 
     @app.exception_handler(RefusedError)
     async def refused(_request: Request, error: RefusedError) -> Response:
@@ -75,7 +75,7 @@ def install(app: FastAPI) -> None:
 
 
 class LastResort:
-    """ASGI middleware: a defect is answered with 500 and logged without what was sent."""
+    """ASGI middleware: answers a defect with 500 and logs it without the request's content."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -94,10 +94,10 @@ class LastResort:
         try:
             await self._app(scope, receive, watch)
         except ClientDisconnect:
-            # Nobody is there to answer.
+            # Nobody is left to answer.
             return
         except Exception as error:
-            # An exception's text may quote a value, so only its type and the lines of code are told.
+            # An exception's text may quote a value, so only its type and the stack are logged.
             frames = "".join(traceback.format_tb(error.__traceback__))
             _LOGGER.error("%s\n%s", type(error).__name__, frames)
             if not started:

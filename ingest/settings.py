@@ -1,4 +1,4 @@
-"""Every setting of the API, declared once: environment variables with the prefix `REHAB_`."""
+"""Every setting of the API, declared once. Each is an environment variable with the prefix `REHAB_`."""
 
 import ipaddress
 import os
@@ -13,15 +13,15 @@ from pipeline.names import TOPIC
 
 PREFIX = "REHAB_"
 
-# Which job the status tells of.
+# They say which job the status is about.
 JOB_SETTINGS = ("metrics_file", "job_id", "project", "region")
 
-# RFC 7518 wants a key as long as the hash; a shorter one can be guessed from a single token.
+# RFC 7518 requires a key as long as the hash. A shorter one can be guessed from a single token.
 _MIN_SECRET_BYTES = 32
 
 
 class SettingsError(ValueError):
-    """Settings that do not work, alone or together; the message is one sentence for the operator."""
+    """Settings that are invalid, alone or together; the message is one sentence for the operator."""
 
 
 def _topic(value: str) -> str:
@@ -47,44 +47,44 @@ Secret = Annotated[SecretStr, AfterValidator(_secret)]
 File = Annotated[Path, AfterValidator(_file)]
 
 
-class Settings(BaseSettings):
-    """What the API is told by its environment; a field's name in capitals, after `REHAB_`."""
+class ApiSettings(BaseSettings):
+    """The API's settings. A field's variable is `REHAB_` and its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(4000, description="Port to listen on; 0: a free one.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        4000, description="Port to listen on; 0 picks a free one."
+    )
     primary_topic: Topic = Field(description="Topic of events, projects/PROJECT/topics/NAME.")
-    secondary_topic: Topic = Field(description="Takes the events while the primary topic does not.")
+    secondary_topic: Topic = Field(description="Topic that gets the events while the primary one fails.")
     queue_durable: bool = Field(
         True,
-        description="false where no disk outlives the process: what neither topic takes gets 503, not 202.",
+        description="false where no disk outlives the process: the answer is then 503 instead of 202.",
     )
-    queue_dir: Path | None = Field(
-        None, description="Directory on disk for the events that neither topic takes."
-    )
+    queue_dir: Path | None = Field(None, description="Directory for the events that neither topic accepts.")
     queue_max_mb: Annotated[int, Field(ge=1)] = Field(
-        1024, description="Megabytes that may wait there; then events are refused with 429."
+        1024, description="Its size limit in megabytes; above it, events are refused with 429."
     )
     publish_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
-        2.0, description="After this a topic counts as not answering."
+        2.0, description="How long to wait for a topic to confirm."
     )
     probe_after_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
-        2.0, description="How long a topic that failed is left alone before it is tried again."
+        2.0, description="How long to wait before a failed topic is tried again."
     )
     jwt_secret: Secret | None = Field(None, description="Secret of HS256 tokens, at least 32 bytes.")
-    jwt_public_key_file: File | None = Field(None, description="PEM file with the key of RS256 tokens.")
+    jwt_public_key_file: File | None = Field(
+        None, description="PEM file with the public key of RS256 tokens."
+    )
     jwt_jwks_url: HttpUrl | None = Field(None, description="URL of a JWK set with the keys of RS256 tokens.")
     jwt_audience: str | None = Field(None, description="The `aud` that a token must have.")
     jwt_issuer: str | None = Field(None, description="The `iss` that a token must have.")
-    metrics_file: Path | None = Field(
-        None, description="File that a job on this machine keeps up to date: its --metrics_file."
-    )
-    job_id: str | None = Field(None, description="Instead, the id of a job on Dataflow.")
+    metrics_file: Path | None = Field(None, description="The --metrics_file of a job on this machine.")
+    job_id: str | None = Field(None, description="Instead of a file, the id of a job on Dataflow.")
     project: str | None = Field(None, description="Project of that job.")
     region: str | None = Field(None, description="Region of that job.")
     development: bool = Field(
-        False, description="On a loopback address only: makes up a secret and prints a token."
+        False, description="On a loopback address only: generates a secret and prints a token."
     )
 
     @model_validator(mode="after")
@@ -137,22 +137,22 @@ def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        # A name may resolve to anything, but for this one (RFC 6761).
+        # Any other name may resolve to anything (RFC 6761).
         return host == "localhost"
 
 
-def load_settings(**stated: Any) -> Settings:
-    """The settings of the environment, but for those `stated`.
+def load_settings(**stated: Any) -> ApiSettings:
+    """The settings of the environment; those in `stated` take precedence.
 
-    Raises SettingsError for a value that does not work, for values that contradict each other, and
-    for a name with the prefix that is no setting: misspelt, it would silently have no effect.
+    Raises SettingsError for an invalid value, for values that contradict each other, and for an unknown
+    name with the prefix: a misspelt setting would silently have no effect.
     """
-    known = {variable(name) for name in Settings.model_fields}
+    known = {variable(name) for name in ApiSettings.model_fields}
     for name in sorted(os.environ):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingsError(f"{name} is not a setting.")
     try:
-        return Settings(**stated)
+        return ApiSettings(**stated)
     except ValidationError as error:
         raise SettingsError(_sentence(error)) from None
 
@@ -163,7 +163,7 @@ def variable(field: str) -> str:
 
 
 def _sentence(error: ValidationError) -> str:
-    # The first is enough, and no value is quoted: it may be a secret.
+    # The first problem is enough. No value is quoted, because it may be a secret.
     detail = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if not detail["loc"]:
         return f"{detail['msg']}."
@@ -174,4 +174,4 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _meaning(field: str) -> str:
-    return str(Settings.model_fields[field].description)
+    return str(ApiSettings.model_fields[field].description)

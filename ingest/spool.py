@@ -1,4 +1,4 @@
-"""The durable queue on disk: messages that Pub/Sub does not take now, until it does."""
+"""The durable queue on disk, for messages until Pub/Sub accepts them."""
 
 import asyncio
 import fcntl
@@ -13,12 +13,12 @@ from typing import Any
 from persistqueue import Empty, FIFOSQLiteQueue
 from persistqueue.serializers import msgpack
 
-from ingest import telemetry
+from ingest import api_metrics
 from ingest.intake import Outgoing
 
 _FILE = "messages.db"
 _LOCK = "lock"
-# SQLite's own files beside the first one.
+# The database, and the files that SQLite keeps beside it.
 _SUFFIXES = ("", "-wal", "-shm")
 
 
@@ -27,22 +27,22 @@ class SpoolError(Exception):
 
 
 class SpoolFullError(Exception):
-    """The queue holds as much as it may."""
+    """The queue is full."""
 
 
 class SpoolDiskError(Exception):
-    """The disk does not take what is written, or does not give it back."""
+    """The disk cannot be written or read."""
 
 
 class Spool:
     """A queue of messages that outlives the process, however it ends.
 
-    One entry is what came in together: a single wait for the disk makes all of it safe. SQLite is
-    used by one thread, so that nothing else waits for the disk.
+    Messages that arrive together are one entry, so a single wait for the disk makes all of them safe.
+    Only one thread uses SQLite, so nothing else waits for the disk.
     """
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
-        """Opens or makes it; `max_bytes` bounds its files. Raises SpoolError."""
+        """Opens or creates the queue; `max_bytes` limits the size of its files. Raises SpoolError."""
         self._directory = directory
         self._max_bytes = max_bytes
         self._thread = ThreadPoolExecutor(1, "spool")
@@ -71,20 +71,20 @@ class Spool:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits."""
+        """Whether no message waits."""
         return not self._entries
 
     @property
     def is_full(self) -> bool:
-        """Whether no more can be put."""
+        """Whether the queue accepts no more."""
         return self._bytes() >= self._max_bytes
 
     async def put(self, message: Outgoing) -> None:
-        """Returns when the message is safe on disk. Raises SpoolFullError or SpoolDiskError."""
+        """Returns once the message is safe on disk. Raises SpoolFullError or SpoolDiskError."""
         safe = asyncio.get_running_loop().create_future()
         self._waiting.append((message, safe))
         async with self._writing:
-            # Whoever comes first writes for all that came while the disk was busy.
+            # The first caller writes for everybody who arrived while the disk was busy.
             if together := self._waiting:
                 self._waiting = []
                 await self._write(together)
@@ -111,7 +111,7 @@ class Spool:
         self._count(self._entries + 1)
 
     async def take(self, at_least: int) -> list[Outgoing]:
-        """The oldest messages, so many or all there are; they stay until `confirm`. Raises SpoolDiskError."""
+        """The oldest messages, at least so many, or all; they stay until `confirm`. Raises SpoolDiskError."""
         return await self._in_thread(lambda: self._take(at_least))
 
     def _take(self, at_least: int) -> list[Outgoing]:
@@ -122,26 +122,26 @@ class Spool:
         except Empty:
             pass
         except sqlite3.Error:
-            # What has been taken before must be published: the next `confirm` forgets it.
+            # Those already read must be published, because the next `confirm` deletes them.
             if not messages:
                 raise
         return messages
 
     async def confirm(self) -> None:
-        """Forgets all that has been taken. Raises SpoolDiskError."""
+        """Deletes all messages that have been taken. Raises SpoolDiskError."""
         await self._in_thread(self._confirm)
 
     def _confirm(self) -> None:
         self._queue.task_done()
         if self._queue.empty():
-            # What has been deleted is patients' data, and still in the file.
+            # Deleted messages are patients' data, and stay in the file until it shrinks.
             self._queue.shrink_disk_usage()
             self._queue.close()
             self._queue = self._open()
         self._count(self._queue.qsize())
 
     async def close(self) -> None:
-        """Ends it; what it holds stays."""
+        """Closes the queue; its messages stay on disk."""
         await self._in_thread(self._queue.close)
         self._thread.shutdown()
         self._lock.close()
@@ -161,12 +161,12 @@ class Spool:
 
     def _count(self, entries: int) -> None:
         self._entries = entries
-        telemetry.QUEUE_ENTRIES.set(entries)
-        telemetry.QUEUE_BYTES.set(self._bytes())
+        api_metrics.QUEUE_ENTRIES.set(entries)
+        api_metrics.QUEUE_BYTES.set(self._bytes())
 
 
 def _locked(path: Path) -> Any:
-    """The file, held by this process until it ends: two that drain one queue would publish all twice."""
+    """The file, locked until this process ends. Two that drained one queue would publish everything twice."""
     file = os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return file

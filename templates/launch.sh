@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the template, and launches, updates and stops the job.
-# Not with -u: the Bash of macOS takes an empty array for an unset variable.
+# Without -u, because the Bash of macOS treats an empty array as an unset variable.
 set -eo pipefail
 
 usage() {
@@ -35,7 +35,7 @@ run() {
   fi
 }
 
-# Finds the id of the job that runs under the name.
+# Prints the id of the running job of that name.
 find_job() {
   local list=(gcloud dataflow jobs list "--project=$PROJECT" "--region=$REGION" --status=active
     "--filter=name=$JOB" '--format=value(id)')

@@ -1,1 +1,1 @@
-"""How the pipeline is: what its job reports, judged, and told over HTTP."""
+"""The pipeline's status: what its job reports, the verdict, and the call that returns it."""

@@ -1,31 +1,31 @@
-"""From what was observed to what is told: the figures of the last minute, and the verdict."""
+"""From observations to the status: the figures of the last minute, and the verdict."""
 
 from collections.abc import Iterator
 
 from ingest.status import model
+from ingest.status.metric_names import COUNTERS, DISTRIBUTIONS, is_bucket, names
 from ingest.status.monitor import Seen
-from ingest.status.source import Observation, Source
-from ingest.status.telemetry import COUNTERS, DISTRIBUTIONS, is_bucket, names
+from ingest.status.observer import Observation, Observer
 from pipeline.reporting.metrics import Metrics, Spread
 from transforms.times import MICROS, to_rfc3339
 
 TARGET_EVENTS_PER_SECOND = 1000
 
-# A job that keeps up acknowledges within seconds; an older message is a backlog that somebody should know of.
+# A job that keeps up acknowledges within seconds. An older message is a backlog worth reporting.
 _OLD_SECONDS = 60.0
 
 
-def assess(seen: Seen, source: Source, now_us: int) -> model.Status:
+def assess(seen: Seen, observer: Observer, now_us: int) -> model.Status:
     """The status at `now_us` (microseconds since the epoch)."""
     newest = seen.observations[-1] if seen.observations else None
-    down = list(_down(seen, source, now_us))
+    down = list(_down(seen, observer, now_us))
     recent = Recent(seen, is_over=bool(down), now_us=now_us)
-    degraded = list(_degraded(seen, source, recent)) if newest else []
+    degraded = list(_degraded(seen, observer, recent)) if newest else []
     return model.Status(
         status="down" if down else "degraded" if degraded else "healthy",
         reasons=down + degraded,
         job=_job(newest) if newest else None,
-        producers=_producers(newest, source.measured) if newest else {},
+        producers=_producers(newest, observer.measured) if newest else {},
         metrics=_metrics(recent),
         config=dict(newest.config) if newest else {},
         target_throughput=_throughput(TARGET_EVENTS_PER_SECOND),
@@ -34,10 +34,10 @@ def assess(seen: Seen, source: Source, now_us: int) -> model.Status:
 
 
 class Recent:
-    """The metrics `now` and `then`, about a minute ago, and the seconds between them."""
+    """The metrics `now` and those about a minute earlier, `then`, and the seconds between them."""
 
     def __init__(self, seen: Seen, *, is_over: bool, now_us: int) -> None:
-        """A job that `is_over` counts no more: its rates go on to `now_us`, and fall to nothing."""
+        """For a job that `is_over`, the interval extends to `now_us`, so that its rates fall to 0."""
         known = [observation.metrics for observation in seen.observations] or [Metrics()]
         self.now = known[-1]
         upto_us = now_us if is_over else self.now.updated_us
@@ -46,30 +46,30 @@ class Recent:
         self.seconds = (upto_us - self.then.updated_us) / MICROS if self.then.updated_us else 0.0
 
     def rate(self, now: float, then: float) -> float | None:
-        """How much more a second; None while there is nothing to compare with."""
+        """The increase per second; None while there is nothing to compare with."""
         return round((now - then) / self.seconds, 2) if self.seconds > 0 else None
 
 
-def _down(seen: Seen, source: Source, now_us: int) -> Iterator[str]:
+def _down(seen: Seen, observer: Observer, now_us: int) -> Iterator[str]:
     if not seen.observations:
         yield seen.failure or "The job has not been looked for yet."
         return
     newest = seen.observations[-1]
     if newest.stopped:
         yield newest.stopped
-    elif now_us - newest.metrics.updated_us > source.fresh_seconds * MICROS:
+    elif now_us - newest.metrics.updated_us > observer.fresh_seconds * MICROS:
         yield f"The job has reported nothing since {to_rfc3339(newest.metrics.updated_us)}."
     elif newest.subscriptions and not any(s.reachable is not False for s in newest.subscriptions.values()):
         yield "No subscription can be read."
 
 
-def _degraded(seen: Seen, source: Source, recent: Recent) -> Iterator[str]:
+def _degraded(seen: Seen, observer: Observer, recent: Recent) -> Iterator[str]:
     newest = seen.observations[-1]
     if seen.failure:
         yield seen.failure
     yield from newest.troubles
     yield from _backlog(newest)
-    yield from _unwritten(seen, source)
+    yield from _unwritten(seen, observer)
     yield from _faults(recent)
 
 
@@ -85,10 +85,10 @@ def _backlog(newest: Observation) -> Iterator[str]:
         yield f"The pipeline is behind: an element has waited for {lag:.0f} s in the job."
 
 
-def _unwritten(seen: Seen, source: Source) -> Iterator[str]:
-    """Rows have been waiting for longer than a batch may take, and none is written."""
+def _unwritten(seen: Seen, observer: Observer) -> Iterator[str]:
+    """Rows have waited longer than a batch may take, and none has been written."""
     newest = seen.observations[-1]
-    patience = source.fresh_seconds + 2 * _batch_seconds(newest)
+    patience = observer.fresh_seconds + 2 * _batch_seconds(newest)
     since_us = newest.metrics.updated_us - patience * MICROS
     before = [earlier.metrics for earlier in seen.observations if earlier.metrics.updated_us <= since_us]
     if (

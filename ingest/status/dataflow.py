@@ -12,12 +12,12 @@ from google.cloud import dataflow_v1beta3 as dataflow
 from google.cloud.monitoring_v3 import MetricServiceClient
 
 from ingest.status.monitoring import Backlog, Lag, Monitoring
-from ingest.status.source import Job, Observation, SourceError, Subscription
+from ingest.status.observer import Job, Observation, ObserverError, Subscription
 from pipeline.cloud.clients import subscriber
 from pipeline.reporting.metrics import BROADWAY, POLICY, Metrics, Spread
 from transforms.times import MICROS, to_micros, to_rfc3339
 
-# The pipeline's own options, among the many of Beam that a job states.
+# The pipeline's own options; a job states many of Beam's as well.
 OPTIONS = (
     "primary_subscription",
     "secondary_subscription",
@@ -25,6 +25,7 @@ OPTIONS = (
     "dataset",
     "nudge_topic",
     "output_dir",
+    "overwrite",
     "processors",
     "batchers",
     "batch_size",
@@ -35,18 +36,21 @@ OPTIONS = (
     "nudge_max_age_hours",
     "rebuild_days",
     "metrics_file",
+    "quiet",
+    "verbose",
+    "fail_on_dead_letters",
 )
 
 _SECONDS = 4.0
 _FAILURES = (GoogleAPICallError, GoogleAuthError)
 
-# Beside a distribution Dataflow lists these of it, for its own pages.
+# Dataflow lists these parts of each distribution as metrics of their own.
 _PARTS = ("_MIN", "_MAX", "_MEAN", "_COUNT")
 _NAMESPACES = (BROADWAY.removesuffix("."), POLICY.removesuffix("."))
 
 
 class Clients(NamedTuple):
-    """Google's clients of the APIs that tell of a job."""
+    """Google's clients for the APIs that report on a job."""
 
     jobs: dataflow.JobsV1Beta3Client
     metrics: dataflow.MetricsV1Beta3Client
@@ -54,26 +58,26 @@ class Clients(NamedTuple):
 
 
 def google_clients() -> Clients:
-    """With the credentials of the environment. Raises GoogleAuthError without any."""
+    """Clients with the credentials of the environment. Raises GoogleAuthError without any."""
     return Clients(dataflow.JobsV1Beta3Client(), dataflow.MetricsV1Beta3Client(), MetricServiceClient())
 
 
 class DataflowJob:
-    """Asks Google for a job, and for the one that replaces it after an update.
+    """Observes a job on Dataflow and, after an update, the job that replaced it.
 
-    Counters are the committed ones. A backlog is Monitoring's, so up to 3 minutes late; whether a
-    subscription exists is asked of Pub/Sub itself.
+    Counters are the committed ones. Backlogs come from Cloud Monitoring and are up to 3 minutes old.
+    Pub/Sub itself says whether a subscription exists.
     """
 
     interval_seconds = 5.0
-    # Dataflow gathers its workers' counters only now and then.
+    # Dataflow collects its workers' counters at long intervals.
     fresh_seconds = 60.0
     measured = "messages not acknowledged according to Cloud Monitoring, up to 3 minutes ago"
 
     def __init__(
         self, project: str, region: str, job_id: str, connect: Callable[[], Clients] = google_clients
     ) -> None:
-        """`connect` is called for the first observation."""
+        """`connect` is called at the first observation."""
         self._project = project
         self._region = region
         self._job_id = job_id
@@ -85,14 +89,16 @@ class DataflowJob:
         self._metrics = Metrics()
 
     def observe(self) -> Observation:
-        """The job's state now. Raises SourceError."""
+        """The job's state now. Raises ObserverError."""
         try:
             clients, monitoring = self._connected()
             job = self._job(clients.jobs)
         except NotFound:
-            raise SourceError(f"There is no job {self._job_id} in {self._project}, {self._region}.") from None
+            raise ObserverError(
+                f"There is no job {self._job_id} in {self._project}, {self._region}."
+            ) from None
         except _FAILURES as error:
-            raise SourceError(f"The Dataflow API does not tell of the job ({_kind(error)}).") from None
+            raise ObserverError(f"The Dataflow API does not tell of the job ({_kind(error)}).") from None
         paths = _subscriptions(self._config)
         counting = self._threads.submit(self._count, clients.metrics)
         measuring = self._threads.submit(monitoring.refresh, paths.values(), self._project, self._job_id)
@@ -122,7 +128,7 @@ class DataflowJob:
         return self._clients, self._monitoring
 
     def _job(self, client: dataflow.JobsV1Beta3Client) -> dataflow.Job:
-        """The job as it is now, or the one that has replaced it."""
+        """The job as it is now, or the one that replaced it."""
         job = self._get(client)
         while job.current_state == dataflow.JobState.JOB_STATE_UPDATED and job.replaced_by_job_id:
             self._job_id, self._config, self._metrics = job.replaced_by_job_id, {}, Metrics()
@@ -131,7 +137,7 @@ class DataflowJob:
         return job
 
     def _get(self, client: dataflow.JobsV1Beta3Client) -> dataflow.Job:
-        # Only the whole job states its options, and it holds every step.
+        # Only the full view has the options. It is large, because it holds every step.
         view = dataflow.JobView.JOB_VIEW_SUMMARY if self._config else dataflow.JobView.JOB_VIEW_ALL
         request = dataflow.GetJobRequest(
             project_id=self._project, location=self._region, job_id=self._job_id, view=view
@@ -157,7 +163,7 @@ class DataflowJob:
 
 def _config(job: dataflow.Job) -> dict[str, Any]:
     stated = (job.environment.sdk_pipeline_options or {}).get("options") or {}
-    # JSON knows no whole numbers.
+    # The options arrive as a protobuf Struct, whose numbers are all floats.
     return {name: _whole(stated.get(name)) for name in OPTIONS}
 
 
@@ -209,11 +215,11 @@ def _trouble(call: Future[None], what: str) -> Iterator[str]:
 
 
 def _look(path: str) -> tuple[bool | None, str | None]:
-    """Whether the subscription can be reached (None: that cannot be told), and what is wrong."""
+    """Whether the subscription can be read (None: unknown), and what is wrong."""
     try:
         subscriber().get_subscription(subscription=path, retry=None, timeout=_SECONDS)
     except Forbidden:
-        # The right to use a thing does not imply the right to look at it.
+        # Permission to read a subscription does not include permission to look it up.
         return None, None
     except _FAILURES as error:
         return False, f"Pub/Sub: cannot look up the subscription {path} ({_kind(error)})."
@@ -221,12 +227,12 @@ def _look(path: str) -> tuple[bool | None, str | None]:
 
 
 def _kind(error: Exception) -> str:
-    # Only the class: a message may hold anything.
+    # Only the class: an error's message may quote anything.
     return type(error).__name__
 
 
 def _metrics(answer: dataflow.JobMetrics) -> Metrics:
-    """The committed counters and distributions of ours, added up over the steps that report them."""
+    """Our committed counters and distributions, added up over the steps that report them."""
     counters: dict[str, int] = {}
     spreads: dict[str, Spread] = {}
     for update in answer.metrics:

@@ -1,4 +1,4 @@
-"""The state of a job on this machine, from the file that it keeps up to date."""
+"""The state of a job on this machine, from its metrics file."""
 
 import time
 from collections.abc import Mapping
@@ -8,20 +8,20 @@ from typing import Any
 
 import orjson
 
-from ingest.status.source import Job, Observation, SourceError, Subscription
+from ingest.status.observer import Job, Observation, ObserverError, Subscription
 from pipeline.reporting.metrics import Metrics
 from transforms.times import MICROS, to_micros
 
-# A call that fails once and is answered when tried again is no outage.
+# A call that fails once and succeeds when tried again is no outage.
 _GRACE_US = MICROS
 
 
 class LocalJob:
-    """Reads what `--metrics_file` of `pipeline.main` names.
+    """Reads the file that `--metrics_file` of `pipeline.main` names.
 
-    The backlog is what the job holds: pulled and not acknowledged. The emulator tells nobody what
-    waits in a subscription, so what the job has not pulled is not in it; but the job pulls whenever
-    it holds little.
+    The backlog is what the job holds: pulled and not acknowledged. What it has not pulled is missing,
+    because the emulator does not report what waits in a subscription; but the job pulls whenever it
+    holds little.
     """
 
     interval_seconds = 0.5
@@ -34,15 +34,15 @@ class LocalJob:
         self._path = path
 
     def observe(self) -> Observation:
-        """The newest report. Raises SourceError."""
+        """The newest report. Raises ObserverError."""
         try:
             return _observation(orjson.loads(self._path.read_bytes()))
         except FileNotFoundError:
-            raise SourceError(f"No job has reported yet: there is no {self._path}.") from None
+            raise ObserverError(f"No job has reported yet: there is no {self._path}.") from None
         except OSError as error:
-            raise SourceError(f"The job's report {self._path} cannot be read ({error.strerror}).") from None
+            raise ObserverError(f"The job's report {self._path} cannot be read ({error.strerror}).") from None
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise SourceError(f"{self._path} is not the metrics file of a job of this release.") from None
+            raise ObserverError(f"{self._path} is not the metrics file of a job of this release.") from None
 
 
 def _observation(content: dict[str, Any]) -> Observation:

@@ -1,4 +1,4 @@
-"""The answer about the pipeline, as the OpenAPI document describes it."""
+"""The status as the API returns it and the OpenAPI document describes it."""
 
 from typing import Any, Literal
 
@@ -8,25 +8,25 @@ type Health = Literal["healthy", "degraded", "down"]
 
 
 class JobStatus(BaseModel):
-    """Which job it is."""
+    """The observed job."""
 
     name: str
     id: str = Field(description="Dataflow's job id, or the process of a job on this machine.")
     state: str
     started_at: str | None
     system_lag_seconds: float | None = Field(
-        description="Dataflow's: the longest that an element has waited."
+        description="On Dataflow: the longest that an element has waited."
     )
-    watermark_age_seconds: float | None = Field(description="Dataflow's: how far its watermark is behind.")
-    observed_at: str = Field(description="The moment of which all of this tells.")
+    watermark_age_seconds: float | None = Field(description="On Dataflow: the age of the watermark.")
+    observed_at: str = Field(description="The time of this observation.")
 
 
 class Producer(BaseModel):
     """One subscription that the job reads."""
 
     subscription: str
-    reachable: bool | None = Field(description="null: cannot be told.")
-    backlog: int | None = Field(description="Messages not acknowledged; `measured` says which.")
+    reachable: bool | None = Field(description="null: unknown.")
+    backlog: int | None = Field(description="Unacknowledged messages; `measured` says which.")
     oldest_unacknowledged_seconds: float | None
     measured: str = Field(description="What the backlog counts, and how late it may be.")
 
@@ -35,7 +35,7 @@ class Count(BaseModel):
     """A counter since the job began, and how fast it grew over the last minute."""
 
     total: int
-    per_second: float | None = Field(description="null: observed for too short a time.")
+    per_second: float | None = Field(description="null: not observed for long enough.")
 
 
 class Distribution(BaseModel):
@@ -60,17 +60,17 @@ class Batches(BaseModel):
 
 
 class Metrics(BaseModel):
-    """What the job counts, by the names under which it does."""
+    """The job's metrics, by name."""
 
     counters: dict[str, Count]
     distributions: dict[str, Distribution]
     event_to_write_ms: Latency = Field(description="From publish to acknowledged by BigQuery, each row.")
     batches: Batches
-    events_per_second: float | None = Field(description="Events that came out somewhere, last minute.")
+    events_per_second: float | None = Field(description="Events that got an outcome, over the last minute.")
 
 
 class Status(BaseModel):
-    """How the pipeline is."""
+    """The pipeline's status."""
 
     status: Health
     reasons: list[str] = Field(description="Why it is not healthy, one sentence each.")
@@ -79,4 +79,4 @@ class Status(BaseModel):
     metrics: Metrics
     config: dict[str, Any] = Field(description="The options that the job runs with.")
     target_throughput: str
-    achieved_throughput: str = Field(description="Over the last minute; it depends on what arrives, too.")
+    achieved_throughput: str = Field(description="Over the last minute; limited by what arrives.")

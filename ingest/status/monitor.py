@@ -1,30 +1,30 @@
-"""Asks a source again and again, so that a request need not wait and rates do not depend on requests."""
+"""Observes a job at intervals, so that no request waits and rates do not depend on requests."""
 
 import logging
 import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ingest.status.source import Observation, Source, SourceError
+from ingest.status.observer import Observation, Observer, ObserverError
 from transforms.times import MINUTE_US
 
 _LOGGER = logging.getLogger(__name__)
 
-# Rates look back a minute; whether rows stay unwritten is seen over a longer time where counters come late.
+# Rates look back a minute. Unwritten rows take longer to notice where counters arrive late.
 _KEPT_US = 3 * MINUTE_US
 
 
 class Seen(NamedTuple):
-    """What is known of the job: observations of the last minutes, oldest first.
+    """What is known about the job: observations of the last minutes, oldest first.
 
-    `failure` says why the newest attempt told nothing, if so.
+    `failure` says why the latest attempt failed, if it did.
     """
 
     observations: Sequence[Observation] = ()
     failure: str | None = None
 
     def after(self, observation: Observation) -> "Seen":
-        """With one more; those of another job, and of the same job before it was started again, go."""
+        """Adds an observation, and drops those of another job or of an earlier run of the same job."""
         known = [
             earlier
             for earlier in self.observations
@@ -42,36 +42,36 @@ def _run(observation: Observation) -> tuple[str, str | None]:
 
 
 class Monitor:
-    """A thread that observes; `seen` is what it knows, at any time and without waiting."""
+    """A thread that observes. `seen` is the latest it knows; reading it never waits."""
 
-    def __init__(self, source: Source) -> None:
-        """Not started yet."""
-        self.source = source
+    def __init__(self, observer: Observer) -> None:
+        """Does not start the thread."""
+        self.observer = observer
         self.seen = Seen(failure="The job has not been looked for yet.")
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._observe, name="status", daemon=True)
 
     def start(self) -> None:
-        """Begins to observe."""
+        """Starts observing."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Observes no more; does not wait for an observation that is under way."""
+        """Stops observing, without waiting for an observation that is under way."""
         self._stopped.set()
 
     def _observe(self) -> None:
         while True:
             self._look()
-            if self._stopped.wait(self.source.interval_seconds):
+            if self._stopped.wait(self.observer.interval_seconds):
                 return
 
     def _look(self) -> None:
         try:
-            self.seen = self.seen.after(self.source.observe())
-        except SourceError as error:
+            self.seen = self.seen.after(self.observer.observe())
+        except ObserverError as error:
             self.seen = self.seen._replace(failure=str(error))
         except Exception as error:
-            # A defect; the thread must go on, and an error's text may quote what was received.
+            # A defect. The thread must go on, and the error's text may quote what was received.
             _LOGGER.error("The status could not be observed: %s", type(error).__name__)
             self.seen = self.seen._replace(
                 failure=f"The status could not be observed ({type(error).__name__})."

@@ -1,4 +1,4 @@
-"""What Cloud Monitoring measures of subscriptions and of a Dataflow job."""
+"""What Cloud Monitoring measures about subscriptions and a Dataflow job."""
 
 import time
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from google.cloud.monitoring_v3 import ListTimeSeriesRequest, MetricServiceClient, TimeInterval
 
-# A new value comes each minute, and becomes visible after up to 3 minutes (4 for Dataflow's).
+# There is a value for each minute, visible after up to 3 minutes (4 for Dataflow's).
 _EVERY_SECONDS = 30.0
 _WINDOW_SECONDS = 360
 
@@ -15,24 +15,24 @@ _JOB = 'resource.type = "dataflow_job" AND metric.labels.job_id = "{}"'
 
 
 class Backlog(NamedTuple):
-    """Of a subscription: messages that are not acknowledged, and the age of the oldest; None: not known."""
+    """A subscription's unacknowledged messages, and the age of the oldest; None if unknown."""
 
     messages: float | None = None
     oldest_seconds: float | None = None
 
 
 class Lag(NamedTuple):
-    """Of a job: the longest that an element has waited, and the age of its watermark; None: not known."""
+    """The longest that an element of a job has waited, and the age of its watermark; None if unknown."""
 
     system_seconds: float | None = None
     watermark_seconds: float | None = None
 
 
 class Monitoring:
-    """Asks for the newest values, but no more often than there are new ones: each question is charged."""
+    """Queries the newest values, but no more often than they change: each query is charged."""
 
     def __init__(self, client: MetricServiceClient, timeout: float) -> None:
-        """`timeout` in seconds, for each of six questions."""
+        """`timeout` in seconds, for each of six queries."""
         self._client = client
         self._timeout = timeout
         self._asked_at = float("-inf")
@@ -40,7 +40,7 @@ class Monitoring:
         self.lag = Lag()
 
     def refresh(self, subscriptions: Iterable[str], project: str, job_id: str) -> None:
-        """Takes in what is new of subscriptions (full paths) and job. Raises GoogleAPICallError."""
+        """Queries the subscriptions (full paths) and the job. Raises GoogleAPICallError."""
         if time.monotonic() - self._asked_at < _EVERY_SECONDS:
             return
         self.backlogs, self.lag = {}, Lag()
@@ -69,6 +69,6 @@ class Monitoring:
             view=ListTimeSeriesRequest.TimeSeriesView.FULL,
         )
         series = self._client.list_time_series(request, retry=None, timeout=self._timeout)
-        # Points come newest first, and one with the value of a whole number has no other.
+        # Points come newest first. One with an integer value has no double value.
         values = [one.points[0].value for one in series if one.points]
         return max((value.double_value or float(value.int64_value) for value in values), default=None)

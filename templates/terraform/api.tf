@@ -1,4 +1,4 @@
-# Its value is added by hand, so that it is in no state file.
+# Add its value by hand, so that no state file holds it.
 resource "google_secret_manager_secret" "jwt" {
   secret_id = "rehab-api-jwt"
 
@@ -35,7 +35,7 @@ resource "google_cloud_run_v2_service" "api" {
 
       resources {
         limits = { cpu = "1", memory = "1Gi" }
-        # Between two requests too: the job is watched then.
+        # CPU between requests too, because the API observes the job all the time.
         cpu_idle = false
       }
 
@@ -51,7 +51,7 @@ resource "google_cloud_run_v2_service" "api" {
         name  = "REHAB_SECONDARY_TOPIC"
         value = google_pubsub_topic.topics["events-secondary"].id
       }
-      # Cloud Run has no disk that outlives an instance, so nothing may be promised that only waits on one.
+      # Cloud Run has no disk that outlives an instance, so no event may be accepted that waits on disk only.
       env {
         name  = "REHAB_QUEUE_DURABLE"
         value = "false"

@@ -1,4 +1,4 @@
-# From the same files as `python -m pipeline.provision`, to the same result.
+# Made from the same files as `python -m pipeline.provision`, with the same result.
 locals {
   schemas = "${path.module}/../bigquery"
   tables  = { for file in fileset(local.schemas, "*.json") : trimsuffix(file, ".json") => jsondecode(file("${local.schemas}/${file}")) }
@@ -13,14 +13,14 @@ resource "google_bigquery_dataset" "rehab_tracking" {
   dataset_id = "rehab_tracking"
   location   = var.dataset_location
 
-  # In place of BigQuery's own list, which lets every viewer of the project read patients' data.
+  # Replaces BigQuery's default list, which lets every viewer of the project read patients' data.
   access {
     role          = "OWNER"
     special_group = "projectOwners"
   }
 
   lifecycle {
-    # The views' entries are added below.
+    # The entries for the views are added below.
     ignore_changes = [access]
   }
 
@@ -51,7 +51,8 @@ resource "google_bigquery_table" "views" {
   description         = "The current rows of ${each.key}."
   deletion_protection = false
 
-  # By which pipeline.provision knows the view, and a view with `*` is made again when its table has new columns.
+  # A hash of query and schema: pipeline.provision compares it, and a view with `*` is replaced when its
+  # table gets new columns.
   labels = {
     definition = substr(sha256("${each.value}${file("${local.schemas}/${each.key}.json")}"), 0, 32)
   }
@@ -64,7 +65,7 @@ resource "google_bigquery_table" "views" {
   depends_on = [google_bigquery_table.tables]
 }
 
-# Whoever may read a view need not, and should not, read the tables: they also hold what consents hide.
+# A reader of a view needs no right to the tables, and should have none: they also hold what consents hide.
 resource "google_bigquery_dataset_access" "views" {
   for_each = local.views
 

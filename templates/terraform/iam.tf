@@ -1,7 +1,7 @@
-# Each identity may do what it needs, on the resource that it needs it on. A role stands on the project only
-# where Google grants it nowhere else.
+# Each identity gets the roles it needs, on the resource it needs them for. A role is granted on the project
+# only where Google offers nothing smaller.
 
-# The job: Dataflow's workers, and the machine that builds the job from its template.
+# The job: Dataflow's workers, and the launcher machine that builds the job from its template.
 resource "google_service_account" "worker" {
   account_id   = "rehab-worker"
   display_name = "Rehab tracking: the job's workers"
@@ -15,7 +15,7 @@ resource "google_project_iam_member" "worker_dataflow" {
   member  = google_service_account.worker.member
 }
 
-# Load jobs, for rows that are too large to stream, and the query that opens a rebuild.
+# Load jobs, for rows that are too large to stream, and the query at the start of a rebuild.
 resource "google_project_iam_member" "worker_jobs" {
   project = var.project
   role    = "roles/bigquery.jobUser"
@@ -30,7 +30,7 @@ resource "google_pubsub_subscription_iam_member" "worker_events" {
   member       = google_service_account.worker.member
 }
 
-# Dataflow reads the acknowledgement deadline, and the age of the backlog by which it scales.
+# Dataflow reads the acknowledgement deadline, and scales by the age of the backlog.
 resource "google_pubsub_subscription_iam_member" "worker_settings" {
   for_each = google_pubsub_subscription.events
 
@@ -114,7 +114,7 @@ resource "google_service_account_iam_member" "launcher_worker" {
   member             = google_service_account.launcher.member
 }
 
-# A build runs as the launcher too.
+# Builds run as the launcher, too.
 resource "google_service_account_iam_member" "launcher_itself" {
   service_account_id = google_service_account.launcher.name
   role               = "roles/iam.serviceAccountUser"
@@ -127,7 +127,7 @@ resource "google_storage_bucket_iam_member" "launcher_objects" {
   member = google_service_account.launcher.member
 }
 
-# gcloud looks at the bucket before it puts the sources there.
+# gcloud looks up the bucket before it uploads the sources.
 resource "google_storage_bucket_iam_member" "launcher_bucket" {
   bucket = google_storage_bucket.job.name
   role   = "roles/storage.legacyBucketReader"
@@ -150,11 +150,11 @@ resource "google_service_account_iam_member" "operators" {
 }
 
 locals {
-  # What therapists and analysts read. Dead letters are not for them: they hold what anyone sent.
+  # What therapists and analysts read. Not the dead letters, which hold whatever anybody sent.
   projections = toset(["adherence", "quality", "work_queue"])
 }
 
-# Reading a view needs no right to its tables: the views are entered in the dataset's own list.
+# Reading a view needs no right to its tables, because the dataset's access list authorizes the views.
 resource "google_bigquery_table_iam_member" "readers" {
   for_each = { for pair in setproduct(local.projections, var.readers) : "${pair[0]} ${pair[1]}" => pair }
 
@@ -164,7 +164,7 @@ resource "google_bigquery_table_iam_member" "readers" {
   member     = each.value[1]
 }
 
-# The HTTP API: publishes events, and says how the job is.
+# The HTTP API: publishes events and reports the job's status.
 resource "google_service_account" "api" {
   account_id   = "rehab-api"
   display_name = "Rehab tracking: the HTTP API"
@@ -206,7 +206,7 @@ resource "google_secret_manager_secret_iam_member" "api_jwt" {
   member    = google_service_account.api.member
 }
 
-# Who may call the HTTP API at all; each call needs a token of its own besides.
+# Who may call the HTTP API at all. Each call also needs one of the API's own tokens.
 resource "google_cloud_run_v2_service_iam_member" "callers" {
   for_each = toset(var.api_image == null ? [] : var.api_callers)
 
@@ -216,7 +216,7 @@ resource "google_cloud_run_v2_service_iam_member" "callers" {
   member   = each.key
 }
 
-# What cannot be delivered in 100 attempts is moved by Pub/Sub itself.
+# Pub/Sub itself moves a message that cannot be delivered in 100 attempts.
 resource "google_pubsub_topic_iam_member" "pubsub_undelivered" {
   topic  = google_pubsub_topic.topics["undelivered"].name
   role   = "roles/pubsub.publisher"

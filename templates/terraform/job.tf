@@ -1,4 +1,4 @@
-# Either this or templates/launch.sh runs the job, not both: Dataflow holds one job of a name at a time.
+# Either this or templates/launch.sh runs the job, not both: Dataflow allows one active job per name.
 resource "google_dataflow_flex_template_job" "rehab_tracking" {
   provider = google-beta
   count    = var.run_job ? 1 : 0
@@ -22,7 +22,7 @@ resource "google_dataflow_flex_template_job" "rehab_tracking" {
     dataset                = local.dataset
   })
 
-  # Without its rights a worker starts and fails.
+  # A worker without its roles starts and fails.
   depends_on = [
     google_artifact_registry_repository_iam_member.worker_images,
     google_bigquery_table_iam_member.worker_tables,

@@ -1,6 +1,6 @@
 # Queries (PromQL) that the alerts and the dashboard share.
 locals {
-  # The job's own counters, by their names in Cloud Monitoring: those of the job, without the namespace.
+  # The job's own counters. Their names in Cloud Monitoring are the job's, without the namespace.
   counters = {
     dead_letter = "event[.]dead_letter[.].+"
     ended       = "event[.]((processed|dead_letter)[.].+|duplicate|withheld|too_late)"
@@ -14,16 +14,16 @@ locals {
     name => "dataflow_googleapis_com:job_user_counter{monitored_resource=\"dataflow_job\", job_name=\"rehab-tracking\", metric_name=~\"${pattern}\"}"
   }
 
-  # What ten minutes added to each counter. Counters are running totals, one for each step that counts. A total
-  # that is not there yet was 0; and an updated job is another job, which begins at 0.
+  # The increase of each counter over ten minutes. Counters are running totals, one per counting step. A total
+  # that does not exist yet counts as 0, and so does the start of the job that follows an update.
   total = { for name, series in local.series : name => "sum by (job_id, metric_name) (${series})" }
   added = {
     for name, series in local.series :
     name => "sum by (metric_name) (${local.total[name]} - (sum by (job_id, metric_name) (${series} offset 10m) or 0 * ${local.total[name]}))"
   }
 
-  # The job counts rows by the bound that they stayed within; a bound that none stayed within is not there, and
-  # without the highest one there would be no percentile just when it is worst.
+  # The job counts rows by latency bound. A bound that no row has met is missing, and without the highest one
+  # there would be no percentile just when latency is worst.
   bounds         = "label_replace(label_replace(${local.added["rows_within"]}, \"le\", \"$1\", \"metric_name\", \"event_to_write_ms[.]le[.](.+)\"), \"le\", \"+Inf\", \"le\", \"inf\")"
   histogram      = "sum by (le) (${local.bounds}) or label_replace(0 * sum(${local.added["rows"]}), \"le\", \"30000\", \"\", \"\")"
   event_to_write = { for share in ["0.5", "0.95", "0.99"] : share => "histogram_quantile(${share}, ${local.histogram})" }

@@ -9,7 +9,7 @@ output "launcher" {
 }
 
 output "images" {
-  description = "Where the images are kept; pipeline and api are their names."
+  description = "Repository of the images, which are named pipeline and api."
   value       = "${var.region}-docker.pkg.dev/${var.project}/${google_artifact_registry_repository.images.repository_id}"
 }
 

@@ -7,7 +7,7 @@ locals {
     events-primary   = local.retention
     events-secondary = local.retention
     undelivered      = local.retention
-    # Nudges can be made again from the events; a patient's data is kept in no more places than needed.
+    # Nudges can be made again from the events, and patients' data is kept in as few places as possible.
     nudges = null
   }
   sources = toset(["primary", "secondary"])
@@ -40,15 +40,15 @@ resource "google_pubsub_subscription" "events" {
     ttl = ""
   }
 
-  # Every delivery counts, also one that failed through no fault of the message: as many as Pub/Sub allows, so
-  # that only a message that no worker survives ends there. What is merely unusable goes to BigQuery.
+  # Every delivery counts, also one that fails through no fault of the message. So the limit is the highest that
+  # Pub/Sub allows, and only a message that no worker survives ends there. Unusable events go to BigQuery.
   dead_letter_policy {
     dead_letter_topic     = google_pubsub_topic.topics["undelivered"].id
     max_delivery_attempts = 100
   }
 }
 
-# Without it the topic would drop what it gets.
+# A topic without a subscription drops its messages.
 resource "google_pubsub_subscription" "undelivered" {
   name                 = "rehab-undelivered"
   topic                = google_pubsub_topic.topics["undelivered"].id
@@ -59,7 +59,7 @@ resource "google_pubsub_subscription" "undelivered" {
   }
 }
 
-# Who forwards what is undelivered: Pub/Sub itself.
+# Pub/Sub's own service agent, which forwards undelivered messages.
 resource "google_project_service_identity" "pubsub" {
   provider = google-beta
   service  = "pubsub.googleapis.com"

@@ -17,6 +17,6 @@ resource "google_project_service" "required" {
   ])
 
   service = each.key
-  # Others in the project may use it.
+  # Something else in the project may use the service.
   disable_on_destroy = false
 }

@@ -4,7 +4,7 @@ resource "google_storage_bucket" "job" {
   uniform_bucket_level_access = true
   public_access_prevention    = "enforced"
 
-  # Nothing here is worth bringing back, and temporary files may hold patients' data.
+  # Nothing here is worth restoring, and temporary files may hold patients' data.
   versioning {
     enabled = false
   }
@@ -12,7 +12,7 @@ resource "google_storage_bucket" "job" {
     retention_duration_seconds = 0
   }
 
-  # Only these: what is staged is read by each worker that starts, as long as the job lives.
+  # Only temporary files: each new worker reads the staged ones for as long as the job runs.
   lifecycle_rule {
     condition {
       age            = 30

@@ -1,5 +1,5 @@
 variable "project" {
-  description = "Google Cloud project that everything is made in."
+  description = "Google Cloud project in which everything is created."
   type        = string
 }
 
@@ -9,7 +9,7 @@ variable "region" {
 }
 
 variable "bucket" {
-  description = "Bucket to make, for the template and for what the job stages; its name is unique in all of Google Cloud."
+  description = "Bucket to create, for the template and the job's staged files; its name must be unique in all of Google Cloud."
   type        = string
 }
 
@@ -32,13 +32,13 @@ variable "operators" {
 }
 
 variable "readers" {
-  description = "Who may read the views of the projections, and no table: user:NAME@DOMAIN, group:NAME@DOMAIN."
+  description = "Who may read the views of the projections, but no table: user:NAME@DOMAIN, group:NAME@DOMAIN."
   type        = list(string)
   default     = []
 }
 
 variable "alert_emails" {
-  description = "Addresses that alerts are sent to."
+  description = "Addresses that get the alerts."
   type        = list(string)
   default     = []
 }
@@ -50,7 +50,7 @@ variable "backlog_age_seconds" {
 }
 
 variable "dead_letter_percent" {
-  description = "Alert when more than so many of 100 events become dead letters."
+  description = "Alert when more than this percentage of events become dead letters."
   type        = number
   default     = 1
 }
@@ -67,7 +67,7 @@ variable "event_to_write_p95_ms" {
 }
 
 variable "run_job" {
-  description = "Whether Terraform runs the job too, instead of templates/launch.sh."
+  description = "Whether Terraform also runs the job, instead of templates/launch.sh."
   type        = bool
   default     = false
 }
@@ -79,7 +79,7 @@ variable "job_parameters" {
 }
 
 variable "max_workers" {
-  description = "With run_job: the most workers that the job may grow to."
+  description = "With run_job: the maximum number of workers."
   type        = number
   default     = 10
 }
@@ -91,31 +91,31 @@ variable "subnetwork" {
 }
 
 variable "api_image" {
-  description = "Image of the HTTP API, as templates/launch.sh build makes it; null: the HTTP API is not deployed."
+  description = "Image of the HTTP API, made by templates/launch.sh build; null: the HTTP API is not deployed."
   type        = string
   default     = null
 }
 
 variable "api_ingress" {
-  description = "From where the HTTP API is reached: INGRESS_TRAFFIC_INTERNAL_ONLY, INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER or INGRESS_TRAFFIC_ALL."
+  description = "From where the HTTP API can be reached: INGRESS_TRAFFIC_INTERNAL_ONLY, INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER or INGRESS_TRAFFIC_ALL."
   type        = string
   default     = "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER"
 }
 
 variable "api_callers" {
-  description = "Whose calls Cloud Run lets through to the HTTP API, such as serviceAccount:NAME; allUsers: anyone's, then only the API's own tokens protect it."
+  description = "Who may call the HTTP API through Cloud Run, such as serviceAccount:NAME; allUsers: anyone, so that only the API's own tokens protect it."
   type        = list(string)
   default     = []
 }
 
 variable "api_min_instances" {
-  description = "Instances of the HTTP API that always run."
+  description = "Minimum number of instances of the HTTP API."
   type        = number
   default     = 1
 }
 
 variable "job_id" {
-  description = "Id of the running job, whose status the HTTP API tells; an update gives the job a new id."
+  description = "Id of the running job, whose status the HTTP API reports; an update gives the job a new id."
   type        = string
   default     = null
 }

@@ -14,7 +14,7 @@ from ingest.status.assessment import assess
 from ingest.status.dataflow import OPTIONS, Clients, DataflowJob
 from ingest.status.model import Status
 from ingest.status.monitor import Seen
-from ingest.status.source import SourceError
+from ingest.status.observer import ObserverError
 from pipeline.cloud.clients import subscriber
 from pipeline.main import launch
 from pipeline.operations.provisioning import Resources
@@ -226,11 +226,11 @@ def test_what_may_not_be_read_is_said_and_the_rest_told(apis: GoogleApis, source
 
 def test_a_job_that_cannot_be_looked_up(apis: GoogleApis, source: DataflowJob, clients: Clients) -> None:
     missing = DataflowJob("rehab-local", "europe-west1", "missing", lambda: clients)
-    with pytest.raises(SourceError, match=r"^There is no job missing in rehab-local, europe-west1\.$"):
+    with pytest.raises(ObserverError, match=r"^There is no job missing in rehab-local, europe-west1\.$"):
         missing.observe()
     apis.refuse_jobs()
     with pytest.raises(
-        SourceError, match=r"^The Dataflow API does not tell of the job \(PermissionDenied\)\.$"
+        ObserverError, match=r"^The Dataflow API does not tell of the job \(PermissionDenied\)\.$"
     ):
         source.observe()
 
@@ -240,7 +240,7 @@ def test_without_credentials() -> None:
         raise DefaultCredentialsError("none")
 
     source = DataflowJob("rehab-local", "europe-west1", JOB, connect)
-    with pytest.raises(SourceError, match="DefaultCredentialsError"):
+    with pytest.raises(ObserverError, match="DefaultCredentialsError"):
         source.observe()
 
 

@@ -1,9 +1,12 @@
 """Every page holds together: links, anchors, paths, commands, options, names of tests."""
 
 import importlib.util
+import io
 import re
 import shlex
+import tokenize
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -38,6 +41,7 @@ TOPS = {path.split("/")[0] for path in PATHS}
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _MODULE = re.compile(r"python -m ([\w.]+)((?: [^|&;]*)?)")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+_CITATION = re.compile(r"docs/contract\.md,\s+(\d(?:\.\d)?)")
 
 Parse = Callable[[list[str]], object]
 PARSERS: dict[str, Parse] = {
@@ -269,9 +273,52 @@ def test_the_contract_is_linked_where_it_is_first_mentioned(page: str) -> None:
     assert link.start() <= mention.start()
 
 
+def remarks(path: str) -> list[str]:
+    """The comments and strings of a Python file, the comments of any other, each block as one line."""
+    text = read(path)
+    if not path.endswith(".py"):
+        return [_joined(block) for block in re.findall(r"(?:^[ \t]*#.*\n?)+", text, re.MULTILINE)]
+    tokens = [
+        token
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type not in (tokenize.NL, tokenize.INDENT, tokenize.DEDENT)
+    ]
+    comments = [
+        _joined("\n".join(token.string for token in block))
+        for is_comment, block in groupby(tokens, lambda token: token.type == tokenize.COMMENT)
+        if is_comment
+    ]
+    return comments + [_joined(token.string) for token in tokens if token.type == tokenize.STRING]
+
+
+def _joined(block: str) -> str:
+    return " ".join(re.sub(r"^\s*#+", "", block, flags=re.MULTILINE).split())
+
+
+def held_to_the_number() -> list[str]:
+    return sorted(path for path in PATHS if path.endswith((".py", ".tf", ".sh")) or path.startswith(".ci/"))
+
+
+@pytest.mark.parametrize("path", held_to_the_number())
+def test_code_that_mentions_the_contract_cites_a_section(path: str) -> None:
+    assert not [remark for remark in remarks(path) if _mentions(remark) and not _CITATION.search(remark)]
+
+
+def _mentions(remark: str) -> bool:
+    return bool(re.search(r"\bthe contract\b", remark, re.IGNORECASE))
+
+
+def test_mentions_of_the_contract_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapped = "# as the\n# {} says\n".format("contract")
+    for path in ("module.py", "script.sh"):
+        (tmp_path / path).write_text(wrapped)
+        monkeypatch.setattr("tests.support.pages.ROOT", tmp_path)
+        assert [_mentions(remark) for remark in remarks(path)] == [True]
+
+
 def test_every_section_that_is_cited_by_number_exists() -> None:
-    texts = [read(path) for path in PATHS if path.endswith((".md", ".py"))]
-    cited = {number for text in texts for number in re.findall(r"contract\.md,\s+(\d(?:\.\d)?)", text)}
+    texts = [read(path) for path in PATHS if path.endswith((".md", ".py", ".tf", ".sh"))]
+    cited = {number for text in texts for number in _CITATION.findall(text)}
     numbers = {heading.partition(" ")[0] for heading in headings(PAGES["docs/contract.md"])}
     assert cited
     assert cited <= numbers

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from pydantic.fields import FieldInfo
 
-from ingest.settings import Settings, variable
+from ingest.settings import ApiSettings, variable
 from local.simulate import parse_arguments
 from local.simulate import run as simulate
 from pipeline.main import launch
@@ -70,7 +70,7 @@ def test_the_contract_has_every_option_with_its_default() -> None:
 def test_the_settings_table_is_that_of_the_api() -> None:
     declared = [
         Option(variable(name), stated_default(field), str(field.description))
-        for name, field in Settings.model_fields.items()
+        for name, field in ApiSettings.model_fields.items()
     ]
     settings = section(PAGES["docs/http-api.md"], "Settings")
     rows = re.findall(r"^\| `(REHAB_\w+)` \| (.*?) \| (.*?) \|$", settings, re.MULTILINE)

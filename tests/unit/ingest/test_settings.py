@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from ingest.settings import Settings, SettingsError, load_settings, variable
+from ingest.settings import ApiSettings, SettingsError, load_settings, variable
 
 SECRET = "quillfeather" * 3
 
-Load = Callable[..., Settings]
+Load = Callable[..., ApiSettings]
 
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Load:
     """Loads settings that work, but for those that are given; null leaves one out."""
 
-    def load_with(**changes: Any) -> Settings:
+    def load_with(**changes: Any) -> ApiSettings:
         stated = {
             "primary_topic": "projects/rehab-local/topics/primary",
             "secondary_topic": "projects/rehab-local/topics/secondary",

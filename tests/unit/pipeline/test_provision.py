@@ -1,4 +1,4 @@
-"""The table and view files: what the contract lists, in a form that BigQuery takes."""
+"""The table and view files: the columns of docs/contract.md, 4.1 to 4.7, in a form that BigQuery accepts."""
 
 import json
 import re

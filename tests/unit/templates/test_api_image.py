@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from ingest.settings import Settings, load_settings, variable
+from ingest.settings import ApiSettings, load_settings, variable
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCKERFILE = ROOT / "templates/api/Dockerfile"
 TEXT = DOCKERFILE.read_text(encoding="utf-8")
 SERVICE = (ROOT / "templates/terraform/api.tf").read_text(encoding="utf-8")
 API = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "ingest").rglob("*.py"))
-KNOWN = {variable(name) for name in Settings.model_fields}
+KNOWN = {variable(name) for name in ApiSettings.model_fields}
 
 
 def test_hadolint_finds_nothing() -> None:
@@ -56,7 +56,7 @@ def test_the_environment_of_image_and_service_is_settings_of_the_api() -> None:
     in_service |= {variable(name.lower()) for name in re.findall(r"(\w+) = ", job)}
     assert {"REHAB_PORT", "REHAB_HOST"} <= in_image <= KNOWN
     assert {"REHAB_PRIMARY_TOPIC", "REHAB_JWT_SECRET", "REHAB_JOB_ID"} <= in_service <= KNOWN
-    needed = {variable(name) for name, field in Settings.model_fields.items() if field.is_required()}
+    needed = {variable(name) for name, field in ApiSettings.model_fields.items() if field.is_required()}
     assert needed <= in_image | in_service
 
 
@@ -77,6 +77,6 @@ def test_the_service_asks_for_health_where_the_api_tells_it() -> None:
 
 
 def test_the_service_s_port_is_the_api_s() -> None:
-    port = str(Settings.model_fields["port"].default)
+    port = str(ApiSettings.model_fields["port"].default)
     assert f"container_port = {port}" in SERVICE
     assert f"REHAB_PORT=${{PORT:-{port}}}" in TEXT

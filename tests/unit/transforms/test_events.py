@@ -1,4 +1,4 @@
-"""Every alias, default, rule and range of the contract's section 2."""
+"""Every alias, default, rule and range of docs/contract.md, 2."""
 
 import json
 import re

@@ -7,10 +7,10 @@ import pytest
 
 from ingest.status.assessment import assess
 from ingest.status.local import LocalJob
+from ingest.status.metric_names import COUNTERS, DISTRIBUTIONS, names
 from ingest.status.model import Status
 from ingest.status.monitor import Monitor, Seen
-from ingest.status.source import Job, NoSource, Observation, SourceError, Subscription
-from ingest.status.telemetry import COUNTERS, DISTRIBUTIONS, names
+from ingest.status.observer import Job, NoJob, Observation, ObserverError, Subscription
 from pipeline.reporting.metrics import BROADWAY, Metrics, Spread
 
 SECOND = 1_000_000
@@ -175,8 +175,8 @@ def test_what_has_not_counted_yet_is_told_as_nothing() -> None:
 
 
 def test_no_job() -> None:
-    source = NoSource()
-    with pytest.raises(SourceError) as told:
+    source = NoJob()
+    with pytest.raises(ObserverError) as told:
         source.observe()
     found = assess(Seen(failure=str(told.value)), source, START)
     assert (found.status, found.job, found.producers) == ("down", None, {})
@@ -186,15 +186,15 @@ def test_no_job() -> None:
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"counters": {}, "distributions": {}}'])
 def test_a_file_that_is_no_metrics_file(tmp_path: Path, content: str) -> None:
     path = tmp_path / "metrics.json"
-    with pytest.raises(SourceError, match="No job has reported yet"):
+    with pytest.raises(ObserverError, match="No job has reported yet"):
         LocalJob(path).observe()
     path.write_text(content)
-    with pytest.raises(SourceError, match="is not the metrics file of a job of this release"):
+    with pytest.raises(ObserverError, match="is not the metrics file of a job of this release"):
         LocalJob(path).observe()
 
 
 def test_a_source_that_fails_is_no_end_of_observing() -> None:
-    class Failing(NoSource):
+    class Failing(NoJob):
         def observe(self) -> Observation:
             raise ZeroDivisionError("with a patient's name")
 

@@ -1,4 +1,4 @@
-"""What the API counts about itself, in Prometheus's terms; no label holds anything from a request."""
+"""The API's own metrics, for Prometheus. No label holds anything from a request."""
 
 import time
 
@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 REQUESTS = Counter("rehab_ingest_requests", "Requests answered.", ("method", "route", "status"))
 REQUEST_SECONDS = Histogram(
     "rehab_ingest_request_seconds",
-    "From a request's head to the end of its answer.",
+    "Time from a request's head to the end of its answer.",
     ("route",),
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )
@@ -16,7 +16,7 @@ EVENTS = Counter("rehab_ingest_events", "Events by the status they were answered
 PUBLISH_FAILURES = Counter(
     "rehab_ingest_publish_failures", "Messages that a topic has not confirmed.", ("topic", "error")
 )
-CIRCUIT_OPEN = Gauge("rehab_ingest_circuit_open", "1 while a topic is left alone.", ("topic",))
+CIRCUIT_OPEN = Gauge("rehab_ingest_circuit_open", "1 while a failed topic is not used.", ("topic",))
 QUEUE_ENTRIES = Gauge("rehab_ingest_queue_entries", "Entries on disk that wait for Pub/Sub.")
 QUEUE_BYTES = Gauge("rehab_ingest_queue_bytes", "Size of the queue's files.")
 DRAINED = Counter("rehab_ingest_drained_messages", "Messages published from the queue.")
@@ -25,7 +25,7 @@ _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class CountRequests:
-    """ASGI middleware: counts and times every request by its route."""
+    """ASGI middleware that counts and times every request by its route."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -45,7 +45,7 @@ class CountRequests:
         try:
             await self._app(scope, receive, watch)
         finally:
-            # A path or a method that nobody declared could be anything, and would be a label of its own.
+            # An undeclared path or method could be anything, and each would become a new label.
             route = getattr(scope.get("route"), "path", "other")
             method = scope["method"] if scope["method"] in _METHODS else "other"
             REQUESTS.labels(method, route, status).inc()

@@ -1,4 +1,4 @@
-"""The names of everything that a job may count: what has not counted yet is told as 0."""
+"""The names of all metrics that a job may report: one without a value yet is shown as 0."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from transforms.reasons import REASONS
 
 
 class Family(NamedTuple):
-    """Counters or distributions of one name, one for each value of the label; without a label only one."""
+    """Counters or distributions of one name: one for each value of the label, or one without a label."""
 
     name: str
     label: str | None = None
@@ -18,7 +18,7 @@ class Family(NamedTuple):
 
     @property
     def members(self) -> dict[str, str]:
-        """Full names, by the value of the label."""
+        """Full names, by label value."""
         return {value: f"{self.name}.{value}" for value in self.values} if self.label else {"": self.name}
 
 
@@ -54,5 +54,5 @@ def names(families: tuple[Family, ...]) -> list[str]:
 
 
 def is_bucket(name: str) -> bool:
-    """Whether a counter only counts for percentiles."""
+    """Whether a counter is a bucket, kept only for percentiles."""
     return name.startswith(LATENCY)
