@@ -36,7 +36,7 @@ from pipeline.reporting.metrics import Metrics
 if TYPE_CHECKING:
     from local.command import LocalOptions
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[1]
 _LOOK_SECONDS = 0.5
 _LINE_SECONDS = 5.0
 _START_SECONDS = 120.0

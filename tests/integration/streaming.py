@@ -31,6 +31,9 @@ _OUTCOMES = ("duplicate", "withheld", "too_late")
 _TABLES = ("adherence", "quality", "work_queue", "consents", "dead_letters")
 _TIMES = {
     "start_time",
+    "started_at",
+    "ended_at",
+    "expiry",
     "end_time",
     "effective_from",
     "expires_at",
@@ -179,8 +182,12 @@ def _moved(arrival: Arrival, by: timedelta) -> Arrival:
     return Arrival(envelope, arrival.publish_us + by // timedelta(microseconds=1))
 
 
-def _later(text: str, by: timedelta) -> str:
-    return (datetime.fromisoformat(text) + by).isoformat()
+def _later(text: str | None, by: timedelta) -> str | None:
+    if text is None:
+        return None
+    # A leap second is the next one, which a datetime has no way to say.
+    leap = timedelta(seconds=1) if ":60" in text else timedelta()
+    return (datetime.fromisoformat(text.replace(":60", ":59")) + leap + by).isoformat()
 
 
 def view(resources: Resources, table: str) -> list[dict[str, Any]]:

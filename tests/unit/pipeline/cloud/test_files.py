@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -190,21 +191,20 @@ def test_standard_input_that_is_a_file_is_that_file(disk: str) -> None:
         assert find(f"/dev/fd/{file.fileno()}") == find(f"{disk}/x.jsonl")
 
 
-def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    path.write_bytes(b"{}")
-    path.chmod(0)
+def test_a_file_that_may_not_be_read() -> None:
     # Root may read everything, so another user looks, who must be able to reach the folder.
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o001:
-            folder.chmod(folder.stat().st_mode | 0o011)
-    look = "import os, sys; from pipeline.main import main; os.getuid() or os.setuid(65534); sys.exit(main())"
-    ended = subprocess.run(
-        [sys.executable, "-c", look, f"--input_files={path}", "--dataset=rehab-local.rehab"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "x.jsonl"
+        path.write_bytes(b"{}")
+        path.chmod(0)
+        look = "import os, sys; from pipeline.main import main; os.getuid() or os.setuid(65534); sys.exit(main())"
+        ended = subprocess.run(
+            [sys.executable, "-c", look, f"--input_files={path}", "--dataset=rehab-local.rehab"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
     assert ended.returncode == 2
     assert ended.stderr == f"pipeline.main: --input_files: {path} cannot be read (Permission denied).\n"
