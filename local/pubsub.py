@@ -171,8 +171,8 @@ class Backlog:
                 self._lease(ack_id, lease.message, seconds)
         self._changed.set()
 
-    def held(self, ack_ids: set[str]) -> set[str]:
-        """Those of the ids that are still with a subscriber."""
+    def outstanding(self, ack_ids: set[str]) -> set[str]:
+        """The given ids that a subscriber still has."""
         self._expire()
         return ack_ids & self._leases.keys()
 
@@ -320,7 +320,7 @@ class PubSub:
         given: set[str] = set()
         try:
             while not answers.done():
-                given = backlog.held(given)
+                given = backlog.outstanding(given)
                 room = min(most - len(given), _MESSAGES_PER_REQUEST)
                 # Short: the end of the stream, or room in it, is looked for in between.
                 taken = await backlog.take(room, first.stream_ack_deadline_seconds, patience=0.1)

@@ -36,7 +36,7 @@ from pipeline.reporting.metrics import Metrics
 if TYPE_CHECKING:
     from local.command import LocalOptions
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[1]
 _LOOK_SECONDS = 0.5
 _LINE_SECONDS = 5.0
 _START_SECONDS = 120.0
@@ -107,7 +107,7 @@ class LocalRun:
         self._start_simulator()
 
     def _make_temporary(self) -> Path:
-        with self._interruption.held():
+        with self._interruption.deferred():
             folder = Path(tempfile.mkdtemp(prefix="rehab-local-"))
             self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
         return folder
@@ -146,7 +146,7 @@ class LocalRun:
         with self._step(f"Starting the {name} emulator"):
             try:
                 # Interrupted while its process starts, it would leave it behind.
-                with self._interruption.held():
+                with self._interruption.deferred():
                     return self._stack.enter_context(emulator)
             except EmulatorError as error:
                 raise LocalRunError(f"{error}{self._last_lines(log)}") from None
@@ -222,7 +222,7 @@ class LocalRun:
         }
         command = [sys.executable, "-m", module, *arguments]
         log = f"{module.rpartition('.')[2]}.log"
-        with self._interruption.held():
+        with self._interruption.deferred():
             process = running(command, self._folder / log, environment)
             return self._stack.enter_context(process)
 

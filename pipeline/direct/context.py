@@ -18,7 +18,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from pipeline.direct.dofns import PreparedDoFn
 from pipeline.direct.state import KeyedStates, StepContext
-from pipeline.direct.subscription import ReadFromPubSubDirect, Subscription, SubscriptionError
+from pipeline.direct.subscription import ReadFromPubSubDirect, Subscription
 from transforms.times import MICROS
 
 # An idle pipeline looks at its timers so often: they fire that much late at the most.
@@ -86,11 +86,13 @@ class EvaluationContext(evaluation_context.EvaluationContext):
         self.subscriptions: dict[AppliedPTransform, Subscription] = {}
         self.dofns: dict[AppliedPTransform, PreparedDoFn] = {}
 
-    def start(self, fail: Callable[[SubscriptionError], None]) -> None:
+    def start(self, fail: Callable[[Exception], None]) -> None:
         """Starts to pull from every subscription."""
         for step in self._root_transforms:
             if isinstance(step.transform, ReadFromPubSubDirect):
-                self.subscriptions[step] = Subscription(step.transform, self._changed, fail)
+                self.subscriptions[step] = Subscription(
+                    step.transform.source, step.transform.hold_seconds, self._changed, fail
+                )
         for subscription in self.subscriptions.values():
             subscription.start()
 

@@ -26,7 +26,7 @@ from apache_beam.runners.direct.consumer_tracking_pipeline_visitor import Consum
 
 from pipeline.direct.context import EvaluationContext
 from pipeline.direct.evaluation import Registry
-from pipeline.direct.subscription import Held, SubscriptionError
+from pipeline.direct.subscription import Unacknowledged
 
 _STOP_SECONDS = 5.0
 
@@ -61,7 +61,7 @@ class _ParallelExecutor(executor._ExecutorServiceParallelExecutor):
         if committed_bundle.has_elements():
             super().schedule_consumers(committed_bundle)
 
-    def _fail(self, error: SubscriptionError) -> None:
+    def _fail(self, error: Exception) -> None:
         # As a step's exception ends the pipeline, but not tried four times with a stack trace each.
         self.visible_updates.offer(self._VisibleExecutorUpdate(error))
 
@@ -69,10 +69,12 @@ class _ParallelExecutor(executor._ExecutorServiceParallelExecutor):
 class StreamingResult(direct_runner.DirectPipelineResult):
     """A running stream."""
 
-    def held(self) -> dict[str, Held]:
-        """What is held of each subscription, by its path."""
+    def unacknowledged(self) -> dict[str, Unacknowledged]:
+        """What is not acknowledged yet, by the subscription's path."""
         reads = self._evaluation_context.subscriptions
-        return {step.transform.subscription: subscription.held() for step, subscription in reads.items()}
+        return {
+            step.transform.source.path: subscription.unacknowledged() for step, subscription in reads.items()
+        }
 
     def state_bytes(self) -> int:
         """The size of all state, encoded as it is held."""

@@ -19,6 +19,7 @@ from rich.table import Table
 from pipeline.cloud.clients import bigquery, publisher
 from pipeline.errors import OperatorError
 from pipeline.sinks.bigquery import TableWriter
+from pipeline.sinks.sink import TableSink
 from pipeline.tables import TABLES
 from transforms.dead_letters import (
     ATTEMPTS_ATTRIBUTE,
@@ -145,7 +146,7 @@ class Replay:
         """`topic` may be missing where there are only rows that BigQuery refused."""
         self._dataset = dataset
         self._topic = topic
-        self._letters = TableWriter(dataset, "dead_letters")
+        self._letters: TableSink = TableWriter(dataset, "dead_letters")
         self.published = 0
         self.written = 0
         self.refused = 0
@@ -176,7 +177,8 @@ class Replay:
     def _write(self, table: str, letters: list[Letter]) -> None:
         """An older version of a row never wins at the reader, so a row can be written at any time."""
         rows = {letter["dead_letter_id"]: _refused_row(letter) for letter in letters}
-        rejections = TableWriter(self._dataset, table).write(list(rows.values()))
+        sink: TableSink = TableWriter(self._dataset, table)
+        rejections = sink.write(list(rows.values()))
         errors = {rejection.row.key: rejection.error for rejection in rejections}
         written = [letter for letter in letters if letter["dead_letter_id"] not in errors]
         again = [letter for letter in letters if letter["dead_letter_id"] in errors]

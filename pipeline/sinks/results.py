@@ -33,7 +33,7 @@ def unfinished_path(prefix: str) -> str:
 def results_folder(
     output_dir: str,
     overwrite: bool,
-    held: Callable[[], AbstractContextManager[None]] = nullcontext,
+    defer_signals: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[str]:
     """Yields a folder within `output_dir`; at the end of the block the files in it get their final names.
 
@@ -49,7 +49,7 @@ def results_folder(
         made += _make(unfinished)
         yield unfinished
         # What has been moved is complete: a signal that came meanwhile has nothing left to stop.
-        with suppress(Stopped), held():
+        with suppress(Stopped), defer_signals():
             _refuse_results(folder, overwrite)
             _move(unfinished, folder)
     except BaseException:

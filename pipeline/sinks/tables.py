@@ -14,6 +14,7 @@ from pipeline.options import RehabOptions
 from pipeline.runners import Runner
 from pipeline.sinks.bigquery import TableWriter
 from pipeline.sinks.lines import WriteLines
+from pipeline.sinks.sink import TableSink
 from pipeline.tables import TABLES
 from transforms.dead_letters import WRITE_REJECTED, DeadLetter
 from transforms.message import Message
@@ -71,7 +72,7 @@ class WriteBatch(beam.DoFn):
         self._last_resort = last_resort
 
     def setup(self) -> None:
-        self._writer = TableWriter(self._dataset, self._table)
+        self._sink: TableSink = TableWriter(self._dataset, self._table)
 
     def start_bundle(self) -> None:
         self._batches: list[_Batch] = []
@@ -91,7 +92,7 @@ class WriteBatch(beam.DoFn):
         batches, self._batches = self._batches, []
         rows = [row for batch in batches for row in batch.rows]
         began = time.time()
-        rejections = self._writer.write(newest_versions(rows))
+        rejections = self._sink.write(newest_versions(rows))
         ended = time.time()
         observe("write_ms", int((ended - began) * 1000))
         for batch in batches:
