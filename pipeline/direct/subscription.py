@@ -20,19 +20,18 @@ from transforms.message import Message
 
 _LOGGER = logging.getLogger(__name__)
 
-# What a pull asks for, and what the pipeline is handed at a time.
+# Limit of one pull, and of what the pipeline takes at a time.
 MAX_MESSAGES = 1000
 
-# A subscription is pulled only while less than this waits for the pipeline, so at most twice as much does.
+# Pull only while less than this is waiting, so that at most twice as much waits.
 _ENOUGH_MESSAGES = 1000
 _ENOUGH_BYTES = 16 * 1024 * 1024
 
-# A pull returns as soon as there is one message; at a pull for each, pulling would take more time than
-# processing.
+# A pull returns as soon as there is one message. One pull per message would cost more than the processing.
 _PULL_PAUSE_SECONDS = 0.01
 _ACKNOWLEDGE_EVERY_SECONDS = 0.1
 
-# How long a failed acknowledgement is tried again; then the messages are redelivered.
+# How long a failing acknowledgement is retried; after that, the messages are redelivered.
 _ACKNOWLEDGE_PATIENCE_SECONDS = 60.0
 _STOP_SECONDS = 5.0
 
@@ -48,8 +47,8 @@ class Unacknowledged(NamedTuple):
 class ReadFromPubSubDirect(beam.PTransform[Any, Any]):
     """PBegin → Message, with its publish time as timestamp; for the StreamingDirectRunner only.
 
-    A message is acknowledged when it has passed two buffers in series (rows, then the dead letters of
-    rows that were refused), each of which may hold it for `hold_seconds`.
+    A message is acknowledged when it has passed two buffers in series (rows, then dead letters of rejected
+    rows), each of which may hold it for `hold_seconds`.
     """
 
     def __init__(self, subscription: str, hold_seconds: float) -> None:
@@ -66,28 +65,28 @@ class ReadFromPubSubDirect(beam.PTransform[Any, Any]):
 
 
 class HoldLedger:
-    """What was handed to the pipeline, until it has passed two buffers of `hold_seconds` each.
+    """Messages in the pipeline, until they have passed two buffers of `hold_seconds` each.
 
-    The runner asks for more only when nothing is being processed and no timer is due. So when it asks
-    for the first time after a hand-over, all of that is processed or in a first buffer; when it has
-    asked at least `hold_seconds` later, the first buffer's timers have fired, and what came out is
-    processed or in a second one; and the same again.
+    The runner asks for more only when nothing is being processed and no timer is due. So at its first request
+    after a hand-over, every message is either processed or in a first buffer. At a request that follows one
+    at least `hold_seconds` later, the first buffer's timers have fired, and what came out is processed or in
+    a second buffer; then the same again.
     """
 
     def __init__(self, hold_seconds: float) -> None:
-        """With nothing handed over yet."""
+        """Empty."""
         self._hold_seconds = hold_seconds
         self._handed_over: list[str] = []
         self._buffered: tuple[deque[tuple[float, list[str]]], ...] = (deque(), deque())
         self._asked_at = float("-inf")
 
     def add(self, ids: list[str]) -> None:
-        """Remembers what was handed over."""
+        """Adds the ids of messages that were handed over."""
         self._handed_over += ids
 
     def turn(self, now: float) -> list[str]:
-        """The ids that may be acknowledged, when the runner asks at `now` (seconds, the timers' clock)."""
-        # The timers due at the last time of asking have fired since; those due now maybe not.
+        """The ids to acknowledge when the runner asks for more at `now` (seconds, on the timers' clock)."""
+        # Timers due at the previous request have fired since; timers due now may not have.
         begun_before = self._asked_at - self._hold_seconds
         first, second = self._buffered
         settled = _begun_before(second, begun_before)
@@ -122,7 +121,7 @@ class Subscription:
         changed: threading.Condition,
         fail: Callable[[Exception], None],
     ) -> None:
-        """`changed` guards what is waiting in all subscriptions; `fail` ends the pipeline."""
+        """`changed` guards the waiting messages of all subscriptions; `fail` ends the pipeline."""
         self._source = source
         self._changed = changed
         self._fail = fail
@@ -137,22 +136,22 @@ class Subscription:
         self._answerer = threading.Thread(target=self._answer, name=f"answer {source.path}", daemon=True)
 
     def start(self) -> None:
-        """Starts to pull."""
+        """Starts the threads."""
         self._puller.start()
         self._answerer.start()
 
     def stop(self) -> None:
-        """Acknowledges what may be, and gives back the rest: the next reader need not wait for it."""
+        """Makes the threads acknowledge settled messages and give the others back for the next reader."""
         with self._changed:
             self._stopped.set()
             self._changed.notify_all()
 
     def join(self) -> None:
-        """Waits until `stop` has done so, but not for long."""
+        """Waits for that after `stop`, for a limited time."""
         self._answerer.join(RECEIVE_SECONDS + 2 * _STOP_SECONDS)
 
     def waiting(self) -> int:
-        """How many messages the pipeline has not asked for yet."""
+        """The number of messages that the pipeline has not taken yet."""
         return len(self._waiting)
 
     def read_until_us(self) -> int:
@@ -166,7 +165,7 @@ class Subscription:
             return Unacknowledged(len(self._unacknowledged), min(self._unacknowledged.values(), default=None))
 
     def take(self, now: float) -> list[Message]:
-        """Up to MAX_MESSAGES, when the runner asks at `now`."""
+        """Hands over up to MAX_MESSAGES; the runner asks at `now`."""
         with self._changed:
             if self._stopped.is_set():
                 return []
@@ -218,7 +217,7 @@ class Subscription:
             unfinished = [*self._ledger.pending(), *(ack_id for _, ack_id in self._waiting)]
         if unfinished:
             self._give_back(unfinished)
-            # A pull that is under way (and cannot be called off) may get them, and gives them back again.
+            # A pull in progress cannot be cancelled; it may receive them, and then gives them back again.
             self._puller.join(RECEIVE_SECONDS + _STOP_SECONDS)
 
     def _acknowledge_settled(self) -> None:
