@@ -1,4 +1,4 @@
-"""The HTTP API of a local run: where it is, how it is told so, and what it says."""
+"""The HTTP API of a local run: its address, its settings and its answers."""
 
 import socket
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _SECONDS = 5.0
 
 
 class Api(NamedTuple):
-    """An API on this machine; the token, made with the secret, may do everything for half a day."""
+    """An API on this machine. The token is signed with the secret, and grants every right for half a day."""
 
     port: int
     secret: str
@@ -24,11 +24,11 @@ class Api(NamedTuple):
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Its address."""
         return f"http://{_HOST}:{self.port}"
 
     def environment(self, resources: Resources, metrics_file: Path, queue: Path) -> dict[str, str]:
-        """Its settings."""
+        """Its settings, as environment variables."""
         return {
             "REHAB_HOST": _HOST,
             "REHAB_PORT": str(self.port),
@@ -40,14 +40,14 @@ class Api(NamedTuple):
         }
 
     def answers(self) -> bool:
-        """Whether it is up."""
+        """Whether the API is up."""
         try:
             return requests.get(f"{self.url}/healthz", timeout=_SECONDS).ok
         except requests.RequestException:
             return False
 
     def status(self) -> Mapping[str, Any]:
-        """What it says of the pipeline. Raises RequestException."""
+        """Its report on the pipeline. Raises RequestException."""
         headers = {"Authorization": f"Bearer {self.token}"}
         answer = requests.get(f"{self.url}/api/v1/events/broadway/status", headers=headers, timeout=_SECONDS)
         content: Mapping[str, Any] = answer.json()
@@ -55,7 +55,7 @@ class Api(NamedTuple):
 
 
 def make_api() -> Api:
-    """An API to be started: on port 4000, or a free one if that is taken."""
+    """An API to start: on port 4000, or on a free port if that is taken."""
     secret = new_secret()
     return Api(_free_port(), secret, development_token(secret))
 
@@ -63,7 +63,7 @@ def make_api() -> Api:
 def _free_port() -> int:
     for port in (_PORT, 0):
         with socket.socket() as probe:
-            # As the server does: a port whose last connections are still being closed is free.
+            # As the server does: a port whose last connections are still closing counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((_HOST, port))

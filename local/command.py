@@ -1,4 +1,4 @@
-"""The command: its options, and how it ends."""
+"""The command `run_local.sh`: its options and its exit status."""
 
 import argparse
 import logging
@@ -14,27 +14,27 @@ from pipeline.interruption import Interruption, Stopped
 
 _DESCRIPTION = """\
 Runs the whole stream on this machine: starts a Pub/Sub and a BigQuery emulator, creates topics and
-tables, starts the streaming job and the HTTP API, feeds the stream with simulated patients, and
-shows what comes out. Ends with the projections, the nudges and the figures in view, and a check
-that every event is accounted for. Uses Google's Pub/Sub emulator where that and Java are installed;
-nothing leaves this machine.
+tables, starts the streaming job and the HTTP API, publishes events of simulated patients, and shows
+the results. At the end it prints projections, nudges and figures, and checks that every event is
+accounted for. Uses Google's Pub/Sub emulator if that and Java are installed. Nothing leaves this
+machine.
 """
 _EPILOG = """\
 examples:
   ./run_local.sh                             a minute at 200 events a second
-  ./run_local.sh --rate 1000                 at the rate that the system is made for
-  ./run_local.sh --seconds 10 --serve        then stays up for events by hand
+  ./run_local.sh --rate 1000                 at the rate that the system is designed for
+  ./run_local.sh --seconds 10 --serve        then stays up, so that you can send events
   ./run_local.sh --keep /tmp/a-run           keeps logs, metrics, nudges and tables there
 
 PUBSUB_EMULATOR_HOST (host:port) and BIGQUERY_EMULATOR_HOST (host:port or URL) name emulators that
-run already; then topics and a dataset of new names are made in them, and left there.
+are already running. The run then creates topics and a dataset with new names there, and leaves them.
 
-Ends with 0 if everything expected came out, 1 if not, 2 for wrong options, 130 after Ctrl-C.
+Exits with 0 if all checks passed, 1 if not, 2 for invalid options, 130 after Ctrl-C.
 """
 
 
 class LocalOptions(NamedTuple):
-    """What to run; `rate` in events a second."""
+    """What to run; `rate` is in events per second."""
 
     rate: float
     seconds: float
@@ -51,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str] | None = None) -> LocalOptions:
-    """The options of a command line; leaves the program with 2 and a sentence if they do not work."""
+    """Parses a command line; exits with 2 and one sentence if it is invalid."""
     parser = _Parser(
         prog="./run_local.sh",
         description=_DESCRIPTION,
@@ -69,11 +69,11 @@ def parse(arguments: Sequence[str] | None = None) -> LocalOptions:
         "--patients", type=_patients, default=50, metavar="N", help="simulated patients (default 50)"
     )
     parser.add_argument(
-        "--seed", type=_seed, default=1, metavar="N", help="another number, other patients (default 1)"
+        "--seed", type=_seed, default=1, metavar="N", help="another seed gives other patients (default 1)"
     )
     parser.add_argument("--serve", action="store_true", help="stay up afterwards, until Ctrl-C")
     parser.add_argument(
-        "--keep", type=_keep, metavar="DIR", help="new or empty directory for all that the run leaves behind"
+        "--keep", type=_keep, metavar="DIR", help="new or empty directory for logs, metrics and results"
     )
     options = LocalOptions(**vars(parser.parse_args(arguments)))
     if options.rate * options.seconds < 1:
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interruption = Interruption()
     stack = ExitStack()
     try:
-        # Here and not above: it takes a second to load, and Ctrl-C is to be heeded from the start.
+        # Imported here because it takes a second to load, and Ctrl-C must work from the start.
         from local.run import run
 
         return run(options, stack, interruption)
@@ -103,8 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _silence_libraries() -> None:
-    """What they have to say is no part of the display, and an error is told in a sentence of our own."""
-    # gRPC itself writes to stderr, such as that a server has ended. It reads this with its first channel.
+    """Keeps the libraries' messages out of the display; errors get a sentence of our own."""
+    # gRPC writes to stderr, for example when a server has ended. It reads this variable with its first
+    # channel.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.captureWarnings(True)
     # Without a handler Python writes warnings to stderr.

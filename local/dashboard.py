@@ -1,4 +1,4 @@
-"""How a local run looks: its progress while it runs, its tables and figures at the end."""
+"""The display of a local run: its progress, then its tables and figures."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +14,14 @@ from local.figures import Published, account
 from pipeline.reporting.display import Cells, Listed, Listing, outcomes, pairs, plural, shortened
 from pipeline.reporting.metrics import Account, Metrics
 
-# What "now" means in rates and lags.
+# The period over which rates and lags are computed.
 _RECENT_US = 5_000_000
 _KINDS = ("nudge", "alert", "feedback", "emergency")
 _URGENCY_STYLE = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "green"}
 
 
 class Check(NamedTuple):
-    """Something that must hold at the end of a run, and the sentence to say when it does not."""
+    """Something that must hold at the end of a run, and the sentence to print if it does not."""
 
     what: str
     holds: bool
@@ -29,7 +29,7 @@ class Check(NamedTuple):
 
 
 class NudgeType(NamedTuple):
-    """What tells one sort of nudge from another."""
+    """The attributes by which nudges are grouped."""
 
     kind: str
     type: str
@@ -37,17 +37,17 @@ class NudgeType(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """Nudges of one type: messages received, and how many distinct ids they had."""
+    """Nudges of one type: the number of messages, and of their distinct ids."""
 
     distinct: int
     received: int
 
 
 class Progress:
-    """The run's state from one look at it to the next."""
+    """The run's state over time."""
 
     def __init__(self, rate: float, seconds: float) -> None:
-        """`rate` (events a second) and `seconds` are what the simulator was asked for."""
+        """`rate` (events per second) and `seconds` are the simulator's."""
         self._rate = rate
         self._seconds = seconds
         self._published = Published()
@@ -55,7 +55,7 @@ class Progress:
         self._looks: deque[tuple[Metrics, int]] = deque([(Metrics(), 0)])
 
     def update(self, published: Published, metrics: Metrics, nudges_received: int) -> None:
-        """Takes in the newest reports."""
+        """Adds the newest reports."""
         self._published, self._received = published, nudges_received
         if metrics.updated_us > self._newest.updated_us:
             self._looks.append((metrics, account(published, metrics).accounted))
@@ -68,7 +68,7 @@ class Progress:
 
     @property
     def events_per_second(self) -> float:
-        """Events that came out somewhere, a second, over the last few seconds."""
+        """Events that got an outcome, per second, over the last few seconds."""
         (first, before), (last, after) = self._looks[0], self._looks[-1]
         passed = last.updated_us - first.updated_us
         return (after - before) * 1e6 / passed if first.updated_us and passed else 0.0
@@ -79,7 +79,7 @@ class Progress:
         return f"p50 {milliseconds(p50)}, p95 {milliseconds(p95)}"
 
     def line(self, elapsed: float) -> str:
-        """The state in one line, for where there is no terminal."""
+        """The state in one line, for output that is not a terminal."""
         sums = account(self._published, self._newest)
         parts = [
             f"{elapsed:4.0f} s",
@@ -93,7 +93,7 @@ class Progress:
         return "  ".join(parts)
 
     def panel(self, elapsed: float) -> RenderableType:
-        """The state as it stands on a terminal; `elapsed` seconds since the first event was due."""
+        """The state for a terminal; `elapsed` is in seconds since the first event was due."""
         sums = account(self._published, self._newest)
         grid = Table.grid(padding=(0, 3))
         grid.add_row(_events(sums), _rows(self._newest), _nudges(self._newest, self._received))
@@ -124,7 +124,7 @@ class Progress:
 
 
 def _events(sums: Account) -> Table:
-    # The simulator's report is a little older than the job's now and then.
+    # The simulator's report may be slightly older than the job's.
     return _counts(
         "events", {"published": sums.arrived} | outcomes(sums) | {"on their way": max(0, sums.open)}
     )
@@ -201,7 +201,7 @@ def work_queue_table(listing: Listing, open_items: Mapping[str, int]) -> Rendera
 
 
 def nudge_table(tallies: Mapping[NudgeType, Tally]) -> RenderableType:
-    """What arrived on the nudge topic, by type."""
+    """The nudges received from the topic, by type."""
     order = sorted(tallies, key=lambda key: (_KINDS.index(key.kind), key.type, key.severity))
     rows = [key._asdict() | tallies[key]._asdict() for key in order]
     columns: dict[str, Callable[[Cells], Any]] = {
@@ -226,7 +226,7 @@ def dead_letter_table(listing: Listing, counted: Mapping[str, int]) -> Renderabl
 
 
 def check_table(checks: Sequence[Check]) -> RenderableType:
-    """What was checked, and how it came out."""
+    """The checks and their results."""
     table = pairs("Checks")
     for check in checks:
         mark = Text("ok", "green") if check.holds else Text("FAILED", "bold red")
@@ -235,7 +235,7 @@ def check_table(checks: Sequence[Check]) -> RenderableType:
 
 
 def change(before: Metrics, after: Metrics, received: int) -> str:
-    """What has happened between two looks at the metrics, in one line; `received` nudges have arrived."""
+    """The changes between two metrics, in one line; `received` nudges have arrived in between."""
     then, now = (outcomes(account(Published(), metrics)) for metrics in (before, after))
     counts = {name: now[name] - then[name] for name in now}
     counts["rows written"] = sum(after.written.values()) - sum(before.written.values())
@@ -244,7 +244,7 @@ def change(before: Metrics, after: Metrics, received: int) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """A duration for people; a dash where there is none."""
+    """A duration for display; a dash if there is none."""
     if value is None:
         return "–"
     return f"{value:,.0f} ms" if value < 1000 else f"{value / 1000:,.2f} s"

@@ -1,4 +1,4 @@
-"""The official Pub/Sub emulator, its stand-in and a BigQuery emulator, on loopback, as context managers."""
+"""Context managers that run emulators on loopback: Google's for Pub/Sub or our own, and one for BigQuery."""
 
 import importlib.util
 import os
@@ -25,7 +25,7 @@ _START_SECONDS = 90.0
 
 _JAVA = 17
 
-# Where installers put the Google Cloud CLI when `gcloud` itself is not on the PATH.
+# Where the Google Cloud CLI may be installed if `gcloud` is not on the PATH.
 _CLI_FOLDERS = (
     "/usr/lib/google-cloud-sdk",
     "/usr/lib/google-cloud-cli",
@@ -37,7 +37,7 @@ _CLI_FOLDERS = (
     "~/google-cloud-sdk",
 )
 
-# Without the import DuckDB would download its extensions at the first query.
+# Without these imports, DuckDB would download its extensions at the first query.
 _BIGQUERY_PROGRAM = """
 import duckdb_extensions
 from local_bigquery import cli
@@ -49,15 +49,15 @@ cli.main()
 
 
 class EmulatorError(Exception):
-    """An emulator is missing or did not start; the message is one sentence for the user."""
+    """An emulator is missing or does not start; the message is one sentence for the user."""
 
 
 @contextmanager
 def pubsub_emulator(log_dir: Path, port: int = 0) -> Iterator[str]:
     """Runs the official Pub/Sub emulator; yields `host:port` for PUBSUB_EMULATOR_HOST.
 
-    Its output goes to `log_dir/pubsub-emulator.log`. Port 0 takes a free one. What it holds is
-    lost when it ends. Raises EmulatorError.
+    Its output goes to `log_dir/pubsub-emulator.log`. Port 0 picks a free port. It keeps its data in memory
+    only. Raises EmulatorError.
     """
     jar, java = _find_jar(), _find_java()
     port = port or _free_port()
@@ -79,7 +79,7 @@ def pubsub_server(log_dir: Path, port: int = 0) -> Iterator[str]:
 
 
 def available_pubsub() -> tuple[Callable[[Path], AbstractContextManager[str]], str | None]:
-    """What to run for Pub/Sub on this machine, and why that is not the official emulator (None if it is)."""
+    """The Pub/Sub emulator to run, and why it is not the official one (None if it is)."""
     try:
         _find_jar()
         _find_java()
@@ -92,8 +92,8 @@ def available_pubsub() -> tuple[Callable[[Path], AbstractContextManager[str]], s
 def bigquery_emulator(log_dir: Path, data_dir: Path, port: int = 0) -> Iterator[str]:
     """Runs the BigQuery emulator; yields its URL for BIGQUERY_EMULATOR_HOST.
 
-    Its tables are kept in `data_dir`, its output in `log_dir/bigquery-emulator.log`. Port 0 takes
-    a free one. Raises EmulatorError.
+    It stores tables in `data_dir`; its output goes to `log_dir/bigquery-emulator.log`. Port 0 picks a free
+    port. Raises EmulatorError.
     """
     if importlib.util.find_spec("local_bigquery") is None:
         raise EmulatorError(
@@ -139,7 +139,7 @@ def _bigquery_answers(url: str) -> bool:
 
 
 def _cli_folders() -> list[Path]:
-    # Google's own name for its CLI's folder: where it is stated, no other is looked into.
+    # Google's own variable for the CLI's folder; it overrides all others.
     if stated := os.environ.get("CLOUDSDK_ROOT_DIR"):
         return [Path(stated)]
     gcloud = shutil.which("gcloud")
@@ -170,7 +170,7 @@ def _find_java() -> str:
 
 
 def _java_version(java: str) -> int:
-    """0 for what is no Java: a Mac has a command that only tells where to get one."""
+    """0 if it is not a real Java: a Mac has a stub that only says where to get one."""
     told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
     found = re.search(r'version "(\d+)', told.stderr + told.stdout)
     return int(found[1]) if found else 0

@@ -1,4 +1,4 @@
-"""How to use a local run that stays up: commands to copy into another terminal."""
+"""Example commands for a local run that stays up, to copy into another terminal."""
 
 import shlex
 import sys
@@ -9,11 +9,11 @@ from local.places import PROJECT, Places
 
 
 class _Command(Template):
-    # A dollar sign is the shell's.
+    # Dollar signs belong to the shell.
     delimiter = "@"
 
 
-# One line, that works wherever it is pasted.
+# On one line, so that it can be pasted anywhere.
 _SEND = """\
 curl -s @api/api/v1/events -H 'Authorization: Bearer @token' -H 'Content-Type: application/json' \
 -d '{"event_id": "by-hand-'$(date +%s)'", "kind": "exercise_session", "subject_id": "by-hand", \
@@ -46,9 +46,9 @@ print(PublisherClient().publish(sys.argv[1], sys.argv[2].encode()).result())' @t
 
 
 def commands(places: Places, api: Api, *, official: bool) -> dict[str, str]:
-    """Shell commands by what they do; the last ones publish the event that the one before them sets.
+    """Shell commands, by what they do. The last ones publish the event that the command before them defines.
 
-    Only the `official` Pub/Sub emulator takes HTTP.
+    Only the `official` Pub/Sub emulator accepts HTTP.
     """
     publish = {"with curl": _CURL, "or with gcloud": _GCLOUD} if official else {"with Python": _PYTHON}
     texts = {

@@ -1,4 +1,4 @@
-"""What a local run's job and simulator report about themselves, and the account drawn from it."""
+"""Reads the reports of a local run's job and simulator, and compares them."""
 
 import json
 from datetime import datetime
@@ -10,9 +10,10 @@ from transforms.times import to_micros
 
 
 class Published(NamedTuple):
-    """The simulator's report: events, bad ones among them, and when the last was confirmed.
+    """The simulator's report: its events, and the bad ones among them.
 
-    `last_us` and `written_us`, when the report was written, are in microseconds since the epoch (0: not yet).
+    `last_us` is the time of the last confirmation, `written_us` that of the report, in microseconds since the
+    epoch; 0 if there is none yet.
     """
 
     events: int = 0
@@ -22,32 +23,32 @@ class Published(NamedTuple):
     written_us: int = 0
 
     def rate_since(self, earlier: "Published") -> float | None:
-        """Events a second from an earlier report on; None if nothing has been published since."""
+        """Events per second since an earlier report; None if nothing has been published since."""
         passed = self.last_us - earlier.written_us
         more = self.events - earlier.events
         return more * 1e6 / passed if more and passed > 0 else None
 
 
 def account(published: Published, metrics: Metrics) -> Account:
-    """Sets what was published against what the job made of it."""
+    """The account of the published events, by what the job did with them."""
     return Account(published.events, **metrics.outcomes)
 
 
 class Settling:
-    """Finds since when everything that was published has been written.
+    """Finds the time at which everything published had been written.
 
-    The job counts an event before its rows, and a row before its batch, so a balanced account may be
-    one that has not heard of all rows yet: it must also have stayed as it is for `calm_us`.
+    The job counts an event before its rows, and a row before its batch. So a balanced account may still miss
+    rows; it must also stay unchanged for `calm_us`.
     """
 
     def __init__(self, calm_us: int) -> None:
-        """`calm_us`, in microseconds, is longer than a row waits in a batch."""
+        """`calm_us` (microseconds) must be longer than a row waits in a batch."""
         self._calm_us = calm_us
         self._state: tuple[int, ...] = ()
         self._since_us = 0
 
     def update(self, published: Published, metrics: Metrics) -> int | None:
-        """The moment (microseconds since the epoch), once it is known."""
+        """That time (microseconds since the epoch); None until it is known."""
         state = (*account(published, metrics), sum(metrics.rows.values()), sum(metrics.written.values()))
         if state != self._state:
             self._state, self._since_us = state, metrics.updated_us
@@ -58,7 +59,7 @@ class Settling:
 
 
 def read_published(path: Path) -> Published:
-    """The simulator's report; that of a simulator that has published nothing while there is no file."""
+    """The simulator's report; an empty one if there is no file yet."""
     report = _read(path)
     if not report:
         return Published()
@@ -72,7 +73,7 @@ def read_published(path: Path) -> Published:
 
 
 def read_metrics(path: Path) -> Metrics:
-    """The job's metrics; empty ones while there is no file."""
+    """The job's metrics; empty if there is no file yet."""
     content = _read(path)
     return Metrics.of(content) if content else Metrics()
 

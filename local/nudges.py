@@ -1,4 +1,4 @@
-"""The nudges that arrive on the topic."""
+"""Reads the nudges that arrive on the topic."""
 
 from collections import Counter
 from pathlib import Path
@@ -10,10 +10,10 @@ _MESSAGES = 1000
 
 
 class NudgeReader:
-    """Reads the nudge topic through a subscription of its own, counts, and may keep the messages."""
+    """Reads the nudge topic through its own subscription, counts messages, and may write them to a file."""
 
     def __init__(self, topic: str, subscription: str, keep: Path | None) -> None:
-        """Creates the subscription (both are full paths); `keep` gets one message a line."""
+        """Creates the subscription (both are full paths); `keep` gets one message per line."""
         clients.subscriber().create_subscription(name=subscription, topic=topic)
         self._subscription = subscription
         self._keep = keep
@@ -22,29 +22,29 @@ class NudgeReader:
 
     @property
     def received(self) -> int:
-        """How many messages have arrived."""
+        """The number of messages received."""
         return self._messages.total()
 
     @property
     def distinct(self) -> int:
-        """How many different nudges have arrived."""
+        """The number of distinct nudges received."""
         return len(self._types)
 
     @property
     def tallies(self) -> dict[NudgeType, Tally]:
-        """What has arrived, by type."""
+        """The nudges received, by type."""
         distinct = Counter(self._types.values())
         return {key: Tally(distinct[key], received) for key, received in self._messages.items()}
 
     def pull(self) -> None:
-        """Takes in what has arrived since; does not wait for more."""
+        """Reads what has arrived, without waiting for more."""
         while self._pull_some():
             pass
 
     def _pull_some(self) -> bool:
         subscriber = clients.subscriber()
         response = subscriber.pull(
-            # Deprecated for services that should wait; a display must not.
+            # Deprecated, because services should wait; a display must not.
             request={
                 "subscription": self._subscription,
                 "max_messages": _MESSAGES,

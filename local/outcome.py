@@ -1,4 +1,4 @@
-"""What a local run has left in BigQuery, and whether it is what it should be."""
+"""Reads what a local run has left in BigQuery, and checks it."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ from pipeline.tables import TABLES
 VIEWS = tuple(table.view for table in TABLES.values() if table.view)
 
 _SHOWN = 10
-# A shorter story may have nothing to alert of: most of it is older than a day, and no longer announced.
+# A shorter history may produce no alert: most of its events are older than a day, so they emit no nudge.
 _TELLING_EVENTS = 2000
 
 _ADHERENCE = """
@@ -51,9 +51,10 @@ _REVIEWS = "SELECT COUNT(*) AS n FROM `{dataset}.work_queue_current` WHERE item_
 
 
 class Outcome(NamedTuple):
-    """What the views show; `open_items` counts the work queue's by urgency, `rows` all by view.
+    """The contents of the views.
 
-    `reviews` is the number of items that the policy has put into the work queue.
+    `open_items` counts open work items by urgency, `rows` counts rows by view, `reviews` counts the policy's
+    items in the work queue.
     """
 
     adherence: Listing
@@ -66,7 +67,7 @@ class Outcome(NamedTuple):
 
 
 class ApiReport(NamedTuple):
-    """What the API says of the pipeline: its health, why, and the counters that are not the job's own."""
+    """The API's report: health, reasons, and the counters that differ from the job's own."""
 
     health: str
     reasons: Sequence[str]
@@ -74,12 +75,12 @@ class ApiReport(NamedTuple):
 
     @property
     def is_fine(self) -> bool:
-        """Whether there is nothing to complain of."""
+        """Whether the pipeline is healthy and all counters agree."""
         return self.health == "healthy" and not self.differing
 
 
 def api_report(status: Mapping[str, Any], metrics: Metrics) -> ApiReport:
-    """Sets the API's status against the job's own metrics."""
+    """Compares the API's status with the job's own metrics."""
     counted = {name: count["total"] for name, count in status["metrics"]["counters"].items()}
     differing = [name for name, count in counted.items() if count != metrics.counter(name)]
     return ApiReport(status["status"], status["reasons"], differing)
@@ -161,7 +162,7 @@ def _table_checks(published: Published, metrics: Metrics, outcome: Outcome) -> I
             continue
         rows = outcome.rows[view]
         yield Check(f"{view} has {rows:,} rows", rows > 0, f"{view} is empty.")
-    # The same bytes twice are one dead letter, so the table may hold fewer than arrived.
+    # Identical payloads are one dead letter, so the table may have fewer than arrived.
     distinct = {row["reason"]: row["distinct"] for row in outcome.dead_letters.rows}
     counted = {reason: n for reason, n in metrics.dead_letters.items() if n}
     fits = distinct.keys() == counted.keys() and all(distinct[reason] <= n for reason, n in counted.items())

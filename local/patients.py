@@ -1,4 +1,4 @@
-"""Simulated patients: who they are, and what their devices and therapists would have sent in 28 days."""
+"""Simulated patients, and what their devices and therapists send in 28 days."""
 
 import heapq
 from collections.abc import Iterator, Sequence
@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from transforms.times import DAY_US, HOUR_US, MICROS, MINUTE_US, day_of
 
-# One hour less than the 28 days of state: an event without a time of its own is as new as its
-# publication, and must not push the patient's first events out.
+# One hour less than the 28 days of state: an event without a time gets its publish time, and must not expire
+# the patient's first events.
 HISTORY_US = 28 * DAY_US - HOUR_US
 _DAYS = 28
 
-# Events that follow a change of consent at once might overtake it on the other subscription.
+# Events close to a change of consent might overtake it on the other subscription.
 _QUIET_BEFORE_US = 2 * HOUR_US
 _QUIET_AFTER_US = 2 * DAY_US
 
@@ -24,7 +24,7 @@ Event = dict[str, Any]
 
 
 class Dialect(NamedTuple):
-    """How one make of device spells the fields that have aliases, and its times."""
+    """How one make of device spells times, and fields that have aliases."""
 
     ts: str
     zone: str
@@ -39,7 +39,7 @@ class Dialect(NamedTuple):
     urgency: str
     status: str
     description: str
-    # Spellings of two values.
+    # How it spells two values.
     critical: str
     pending: str
 
@@ -100,7 +100,7 @@ _DIALECTS = (
 
 
 class Patient(NamedTuple):
-    """One patient; quality moves from `quality_from` to `quality_to` over the 28 days."""
+    """One patient; quality changes from `quality_from` to `quality_to` over the 28 days."""
 
     id: str
     site_id: str
@@ -118,7 +118,7 @@ class Patient(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """What is sent at once: one event, or several of one session. `ts_us` is the newest event's time."""
+    """One message: an event, or several of one session. `ts_us` is the newest event's time."""
 
     ts_us: int
     patient: Patient
@@ -178,7 +178,7 @@ _TRAJECTORIES = {
     "excellent": (0.94, 0.94, 0.5),
     "steady": (0.77, 0.77, 2.0),
 }
-# Share of the prescribed sessions that is done, and the days of a gap, fewest and most.
+# Share of the prescribed sessions that a patient does, and the shortest and longest gap in days.
 _RHYTHMS = {
     "adherent": (1.0, 0, 0),
     "regular": (0.85, 0, 0),
@@ -211,10 +211,10 @@ _REMARKS = (
 
 
 def make_patients(rng: Random, count: int, now_us: int) -> list[Patient]:
-    """The patients; where there are enough of them, one has revoked consent and one has granted it again."""
+    """The patients; if there are enough, one has revoked consent and one has granted it again."""
     begin_us = now_us - HISTORY_US
     trajectories, rhythms, exercises = tuple(_TRAJECTORIES), tuple(_RHYTHMS), tuple(_EXERCISES)
-    # Five trajectories against four rhythms: the first twenty places hold every combination.
+    # Five trajectories and four rhythms: the first twenty places have every combination.
     order = rng.sample(range(count), count)
     patients = []
     for number, place in enumerate(order, start=1):
@@ -240,7 +240,7 @@ def make_patients(rng: Random, count: int, now_us: int) -> list[Patient]:
 
 def _consents(rng: Random, place: int, begin_us: int) -> tuple[tuple[int, str], ...]:
     granted = (begin_us + rng.randrange(MINUTE_US), "granted")
-    # Both come regularly, so that there is something to withhold.
+    # Both patients exercise regularly, so that there is something to withhold.
     if place == 1:
         return granted, (begin_us + HISTORY_US * 60 // 100, "revoked")
     if place == 5:
@@ -253,10 +253,10 @@ def _consents(rng: Random, place: int, begin_us: int) -> tuple[tuple[int, str], 
 
 
 def history(rng: Random, patients: Sequence[Patient], now_us: int, events: int) -> Iterator[Upload]:
-    """What the patients' devices send, `events` events in all, in the order of `Upload.ts_us`.
+    """The patients' uploads, with `events` events in total, ordered by `Upload.ts_us`.
 
-    They lie within `HISTORY_US` before `now_us`. The number of repetitions in a session follows
-    from `events`; where `events` is small, sessions are left out.
+    They lie within `HISTORY_US` before `now_us`. The number of repetitions per session follows from `events`;
+    if that is small, sessions are left out.
     """
     return _merged(rng, _plan(rng, patients, now_us, events), now_us)
 
@@ -275,7 +275,7 @@ def _merged(rng: Random, plan: list[tuple[_Episode, int]], now_us: int) -> Itera
 
 
 def _plan(rng: Random, patients: Sequence[Patient], now_us: int, events: int) -> list[tuple[_Episode, int]]:
-    """The episodes by start, each with its number of repetitions; together exactly `events` events."""
+    """The episodes by start, each with its number of repetitions; `events` events in total."""
     episodes = [episode for patient in patients for episode in _episodes(rng, patient, now_us)]
     rng.shuffle(episodes)
     chosen, left = [], events
@@ -326,7 +326,7 @@ def _session_starts(rng: Random, patient: Patient, begin_us: int, now_us: int) -
     gap_from = _DAYS + 1 - gap if patient.rhythm == "lapsed" else rng.randrange(7, _DAYS - 7)
     chance = share * patient.sessions_per_week / 7
     if patient.rhythm == "adherent":
-        # 28 full days of excellence need a session at either end.
+        # 28 full days of perfect adherence need a session at either end.
         yield begin_us + rng.randrange(20 * MINUTE_US)
     for day in range(_DAYS + 1):
         at_us = (day_of(begin_us) + day) * DAY_US + patient.usual_hour_us + rng.randrange(HOUR_US)
@@ -369,7 +369,7 @@ def _alert(rng: Random, patient: Patient, start_us: int, now_us: int) -> _Alert:
 
 
 def _quiet(patient: Patient, at_us: int) -> bool:
-    """Whether the patient has just changed, or is about to change, their consent."""
+    """Whether the time is close to a change of the patient's consent."""
     return any(
         changed_us - _QUIET_BEFORE_US <= at_us <= changed_us + _QUIET_AFTER_US
         for changed_us, _ in patient.consents[1:]
@@ -391,7 +391,7 @@ def _session_uploads(rng: Random, session: _Session, reps: int, now_us: int) -> 
     if session.begins or rng.random() < 0.5:
         session_id = f"session-{session.start_us // 1000:x}-{rng.getrandbits(32):08x}"
     timed = _session_events(rng, session, session_id, reps, now_us)
-    # Some devices collect what they have to say.
+    # Some devices send several events at once.
     size = rng.choice((4, 8, 20)) if rng.random() < 0.12 else 1
     for first in range(0, len(timed), size):
         part = timed[first : first + size]
@@ -412,7 +412,7 @@ def _session_events(
     for number in range(1, reps + 1):
         at_us = session.start_us + int(step * (number + rng.uniform(-0.4, 0.4)))
         event = rep_event(rng, session.patient, session.exercise, at_us, now_us, number, session_id)
-        # A device without a clock: only for what has just happened is the publish time about right.
+        # A device without a clock; the publish time is about right only for recent events.
         if at_us > now_us - 6 * HOUR_US and rng.random() < 0.02:
             del event[session.patient.dialect.ts]
         timed.append((at_us, event))
@@ -473,7 +473,7 @@ def rep_event(
     number: int,
     session_id: str | None,
 ) -> Event:
-    """One observed repetition, its quality that of the patient at that time."""
+    """One observed repetition, with the patient's quality at that time."""
     dialect = patient.dialect
     score = _score(rng, patient, ts_us, now_us, 0.08)
     body: Event = {
@@ -582,7 +582,7 @@ def _event(
 
 
 def _event_id(rng: Random, ts_us: int) -> str:
-    """A UUID of version 7: its time keeps two runs with one seed apart."""
+    """A version 7 UUID: its time keeps two runs with one seed apart."""
     millis, bits = ts_us // 1000, rng.getrandbits(74)
     return (
         f"{millis >> 16:08x}-{millis & 0xFFFF:04x}-7{bits >> 62:03x}"
@@ -591,7 +591,7 @@ def _event_id(rng: Random, ts_us: int) -> str:
 
 
 def stamp(us: int, zone: str) -> str:
-    """RFC 3339 with milliseconds, in the zone: `Z`, `+02:00` or `` (UTC without saying so)."""
+    """RFC 3339 with milliseconds, in a zone: `Z`, `+02:00`, or `` for unmarked UTC."""
     if zone == "+02:00":
         us += 2 * HOUR_US
     seconds, rest = divmod(us, MICROS)

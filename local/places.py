@@ -1,4 +1,4 @@
-"""Where a local run has its emulators and resources."""
+"""The addresses and names of a local run's emulators and resources."""
 
 import os
 import secrets
@@ -15,14 +15,13 @@ _CONNECT_SECONDS = 5.0
 
 
 class PlaceError(Exception):
-    """An emulator that was named is not there; the message is one sentence for the user."""
+    """A named emulator does not answer; the message is one sentence for the user."""
 
 
 class Places(NamedTuple):
     """The emulators' addresses and the names of everything in them.
 
-    `pubsub` is host:port, `bigquery` a URL; `nudge_subscription` and those of `resources` are full
-    paths.
+    `pubsub` is host:port, `bigquery` a URL; `nudge_subscription` is a full path, as are those in `resources`.
     """
 
     pubsub: str
@@ -32,14 +31,14 @@ class Places(NamedTuple):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables by which clients find the emulators."""
+        """The environment variables that point clients to the emulators."""
         return {"PUBSUB_EMULATOR_HOST": self.pubsub, "BIGQUERY_EMULATOR_HOST": self.bigquery}
 
 
 def named_emulators(environment: Mapping[str, str] = os.environ) -> tuple[str | None, str | None]:
     """The Pub/Sub emulator (host:port) and the BigQuery emulator (URL) that the environment names.
 
-    None for one that it does not name. Raises PlaceError if nothing answers there.
+    None for one that it does not name. Raises PlaceError if a named one does not answer.
     """
     pubsub = environment.get("PUBSUB_EMULATOR_HOST") or None
     bigquery = environment.get("BIGQUERY_EMULATOR_HOST") or None
@@ -62,7 +61,7 @@ def _check(variable: str, value: str, url: str) -> None:
 
 
 def make_places(pubsub: str, bigquery: str, *, fresh: bool) -> Places:
-    """Places in these emulators; `fresh` ones have names that no run before had."""
+    """Places in these emulators; with `fresh`, their names are new."""
     token = secrets.token_hex(3)
     suffix, dataset = (f"-{token}", f"rehab_tracking_{token}") if fresh else ("", "rehab_tracking")
     topics, subscriptions = f"projects/{PROJECT}/topics", f"projects/{PROJECT}/subscriptions"

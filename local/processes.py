@@ -14,9 +14,9 @@ _STOP_SECONDS = 5.0
 def running(
     command: Sequence[str], log: Path, environment: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a command, its output in `log`; at the end of the block it and all its children are ended."""
+    """Runs a command with its output in `log`; at the end of the block, stops it and all its children."""
     with log.open("ab") as output:
-        # A group of its own: the terminal's Ctrl-C reaches only us, and we end it in order.
+        # In its own group: the terminal's Ctrl-C reaches only this process, which stops the others in order.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -37,7 +37,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_SECONDS)
-    # Also when the process itself has ended: its children may not have.
+    # Even if the process has ended, its children may still run.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,10 +1,10 @@
-"""A Pub/Sub server that keeps everything in memory, for machines without Google's emulator.
+"""An in-memory Pub/Sub server, for machines without Google's emulator.
 
     python -m local.pubsub --port=8085
 
-It speaks as much of google.pubsub.v1 to Google's clients as the project uses: topics, subscriptions,
-publish, pull and streaming pull, acknowledgements and their deadlines, and seek by time. A setting that
-it would not keep (a filter, ordering, push, …) is refused.
+It implements the part of google.pubsub.v1 that the project uses: topics, subscriptions, publish, pull and
+streaming pull, acknowledgements and their deadlines, and seek by time. It refuses settings that it does not
+implement (filters, ordering, push, …).
 """
 
 import argparse
@@ -26,7 +26,7 @@ from pipeline.names import SUBSCRIPTION, TOPIC
 
 _HOST = "127.0.0.1"
 
-# As Google's server does where a request does not say.
+# Google's defaults.
 _ACK_SECONDS = 10
 _KEPT = timedelta(days=7)
 _EXPIRATION = timedelta(days=31)
@@ -34,7 +34,7 @@ _EXPIRATION = timedelta(days=31)
 _ACK_SECONDS_RANGE = range(10, 601)
 _MESSAGES_PER_REQUEST = 1000
 _MESSAGE_BYTES = 10_000_000
-# How much a pull gives at most.
+# The most that a pull returns.
 _PULL_BYTES = 10_000_000
 # How long a pull waits for a message.
 _PULL_SECONDS = 90.0
@@ -51,7 +51,7 @@ _SUBSCRIPTION_SETTINGS = {
 }
 _DELETED_TOPIC = "_deleted-topic_"
 
-# The plain protocol buffers: the wrappers' fields take many times as long to read.
+# Plain protocol buffers: the wrappers' fields take many times longer to read.
 _Topic, _Subscription, _Received = types.Topic.pb(), types.Subscription.pb(), types.ReceivedMessage.pb()
 
 
@@ -63,22 +63,22 @@ class _RefusedError(Exception):
 
 
 class _Lease(NamedTuple):
-    """A message that was given to a subscriber, until the deadline (on the monotonic clock)."""
+    """A delivered message and its acknowledgement deadline, on the monotonic clock."""
 
     message: Any
     deadline: float
 
 
 class TopicLog:
-    """A topic's settings, and the messages that it keeps for a seek, oldest first."""
+    """A topic's settings, and the messages that it retains for a seek, oldest first."""
 
     def __init__(self, settings: Any) -> None:
-        """Without a message."""
+        """Empty."""
         self.settings = settings
         self.messages: deque[Any] = deque()
 
     def keep(self, messages: Iterable[Any], longest: timedelta) -> None:
-        """Adds messages, and forgets those that have been kept for longer."""
+        """Adds messages, and drops those older than `longest`."""
         if not longest:
             self.messages.clear()
             return
@@ -89,10 +89,10 @@ class TopicLog:
 
 
 class Backlog:
-    """A subscription's settings and what is not acknowledged: what waits, and what is with a subscriber."""
+    """A subscription's settings and its unacknowledged messages, waiting or delivered."""
 
     def __init__(self, settings: Any, log: TopicLog) -> None:
-        """With nothing to deliver; `log` is its topic's."""
+        """Empty; `log` is its topic's."""
         self.settings = settings
         self._log = log
         self._waiting: deque[Any] = deque()
@@ -106,18 +106,18 @@ class Backlog:
 
     @property
     def kept_for(self) -> timedelta:
-        """How long what was acknowledged can be sought back because of this subscription."""
+        """How long this subscription retains acknowledged messages for a seek."""
         if not self.settings.retain_acked_messages:
             return timedelta()
         return self.settings.message_retention_duration.ToTimedelta()
 
     def add(self, messages: Iterable[Any]) -> None:
-        """Puts messages up for delivery."""
+        """Queues messages for delivery."""
         self._waiting += messages
         self._changed.set()
 
     async def take(self, limit: int, lease_seconds: float, patience: float) -> list[Any]:
-        """Up to so many messages, as soon as there is one; none if that takes longer than `patience`."""
+        """Up to `limit` messages as soon as there is one; none after `patience` seconds."""
         give_up = time.monotonic() + patience
         while not (taken := self._take(limit, lease_seconds)):
             now = time.monotonic()
@@ -150,37 +150,36 @@ class Backlog:
         while self._deadlines and self._deadlines[0][0] <= now:
             deadline, ack_id = heapq.heappop(self._deadlines)
             lease = self._leases.get(ack_id)
-            # An extended lease has another entry, and an acknowledged one is gone.
+            # An extended lease has a newer entry, and an acknowledged one is gone.
             if lease and lease.deadline == deadline:
                 del self._leases[ack_id]
                 self._waiting.appendleft(lease.message)
 
     def acknowledge(self, ack_ids: Iterable[str]) -> None:
-        """Removes what the ids stand for; those whose deadline has passed stand for nothing."""
+        """Removes the messages with these ids; an id is void after its deadline."""
         self._expire()
         for ack_id in ack_ids:
             self._leases.pop(ack_id, None)
-        # A stream that may hold only so many can have more.
+        # A stream that has reached its limit may receive more.
         self._changed.set()
 
     def extend(self, ack_ids: Iterable[str], seconds: float) -> None:
-        """Sets the deadlines to so many seconds from now; 0 puts the messages up for delivery again."""
+        """Sets the deadlines to this many seconds from now; 0 queues the messages again."""
         self._expire()
         for ack_id in ack_ids:
             if lease := self._leases.get(ack_id):
                 self._lease(ack_id, lease.message, seconds)
         self._changed.set()
 
-    def held(self, ack_ids: set[str]) -> set[str]:
-        """Those of the ids that are still with a subscriber."""
+    def outstanding(self, ack_ids: set[str]) -> set[str]:
+        """The given ids that a subscriber still has."""
         self._expire()
         return ack_ids & self._leases.keys()
 
     def seek(self, moment_us: int) -> None:
-        """What was published before is acknowledged, what was published since is up for delivery again.
+        """Acknowledges messages published earlier, and queues those published since for delivery again.
 
-        That includes what has been acknowledged, as long as it is kept. Ids given out before stand for
-        nothing any more.
+        That includes acknowledged messages that are still retained. Earlier acknowledgement ids become void.
         """
         topic_keeps = self._log.settings.message_retention_duration.ToTimedelta()
         kept_us = max(topic_keeps, self.kept_for) // timedelta(microseconds=1)
@@ -198,19 +197,19 @@ class Backlog:
 
 
 class PubSub:
-    """The calls of google.pubsub.v1, each from its request to its response; for one event loop.
+    """The calls of google.pubsub.v1, each from request to response; for one event loop.
 
-    Topics and subscriptions outlive the server that serves them.
+    Topics and subscriptions survive a restart of the server.
     """
 
     def __init__(self) -> None:
-        """With no topic and no subscription."""
+        """Empty."""
         self._topics: dict[str, TopicLog] = {}
         self._subscriptions: dict[str, Backlog] = {}
         self._message_numbers = itertools.count(1)
 
     def undelivered(self, subscription: str) -> int:
-        """How many messages of the subscription are not acknowledged."""
+        """The number of unacknowledged messages of a subscription."""
         return len(self._subscriptions[subscription])
 
     # -- topics ------------------------------------------------------------------------------------
@@ -320,9 +319,9 @@ class PubSub:
         given: set[str] = set()
         try:
             while not answers.done():
-                given = backlog.held(given)
+                given = backlog.outstanding(given)
                 room = min(most - len(given), _MESSAGES_PER_REQUEST)
-                # Short: the end of the stream, or room in it, is looked for in between.
+                # Short, to check regularly for the end of the stream and for room in it.
                 taken = await backlog.take(room, first.stream_ack_deadline_seconds, patience=0.1)
                 if taken:
                     given |= {received.ack_id for received in taken}
@@ -357,7 +356,7 @@ class PubSub:
 
 
 async def _take_answers(backlog: Backlog, requests: AsyncIterator[Any]) -> None:
-    """What a streaming subscriber says about the messages that it was given, until it has no more to say."""
+    """Applies a streaming subscriber's acknowledgements and deadlines until its stream ends."""
     async for request in requests:
         backlog.acknowledge(request.ack_ids)
         for ack_id, seconds in zip(
@@ -416,7 +415,7 @@ def _check_messages(messages: Sequence[Any]) -> None:
 
 
 class _Call(NamedTuple):
-    """A call of the protocol: its name, its type of request, and the method of PubSub."""
+    """A call of the protocol: its name, its request type, and the method of PubSub."""
 
     name: str
     request: Any
@@ -475,17 +474,17 @@ def _streaming_pull(pubsub: PubSub) -> Any:
 
 
 class Server:
-    """Serves a PubSub on loopback; it may be stopped and started again, on the same port."""
+    """Serves a PubSub on loopback; it can be stopped and restarted on the same port."""
 
     def __init__(self, pubsub: PubSub, port: int = 0, interceptors: Sequence[Any] = ()) -> None:
-        """Port 0 takes a free one, at the first start; `interceptors` are grpc.aio's."""
+        """Port 0 picks a free port at the first start; `interceptors` are grpc.aio's."""
         self.port = port
         self._pubsub = pubsub
         self._interceptors = interceptors
 
     async def start(self) -> None:
         """Starts to serve. Raises RuntimeError if the port is taken."""
-        # A request has up to 10 MB, gRPC's own limit is 4.
+        # A request may have 10 MB; gRPC's default limit is 4.
         options = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
         self._server = grpc.aio.server(interceptors=self._interceptors, options=options)
         for service, calls in _SERVICES.items():
@@ -497,7 +496,7 @@ class Server:
         await self._server.start()
 
     async def stop(self) -> None:
-        """Ends every connection at once."""
+        """Closes every connection at once."""
         await self._server.stop(None)
 
 

@@ -1,4 +1,4 @@
-"""The local run itself: emulators, job, API and simulator from start to end, and what came out."""
+"""The local run: starts emulators, job, API and simulator, watches them, and reports the results."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _LOOK_SECONDS = 0.5
 _LINE_SECONDS = 5.0
 _START_SECONDS = 120.0
-# A run that works moves all the time: a row waits in a batch for a second at most.
+# A working run makes progress all the time: a row waits in a batch for a second at most.
 _STANDSTILL_SECONDS = 30.0
 _CALM_US = 2_000_000
 _API_SECONDS = 10.0
@@ -51,14 +51,11 @@ _REPORT = "report.json"
 
 
 class LocalRunError(Exception):
-    """The run cannot go on; the message is for the user."""
+    """The run cannot continue; the message is for the user."""
 
 
 def run(options: "LocalOptions", stack: ExitStack, interruption: Interruption) -> int:
-    """Runs it all; what has to be ended or removed afterwards is left on `stack`.
-
-    Returns the exit status. Lets `Stopped` pass.
-    """
+    """Runs everything; returns the exit status. The cleanup is left on `stack`. Passes `Stopped` on."""
     console = display.make_console()
     try:
         local_run = LocalRun(options, console, stack, interruption)
@@ -82,7 +79,7 @@ class LocalRun:
     def __init__(
         self, options: "LocalOptions", console: Console, stack: ExitStack, interruption: Interruption
     ) -> None:
-        """Nothing has been started yet."""
+        """Starts nothing yet."""
         self._options = options
         self._console = console
         self._stack = stack
@@ -95,8 +92,8 @@ class LocalRun:
     def start(self) -> None:
         """Starts everything, the simulator last.
 
-        Raises LocalRunError or PlaceError for what cannot be started, GoogleAPIError or
-        RequestException where an emulator fails.
+        Raises LocalRunError or PlaceError if something cannot be started, GoogleAPIError or RequestException
+        if an emulator fails.
         """
         self._temporary = self._make_temporary()
         self._folder = self._make_folder()
@@ -107,7 +104,7 @@ class LocalRun:
         self._start_simulator()
 
     def _make_temporary(self) -> Path:
-        with self._interruption.held():
+        with self._interruption.deferred():
             folder = Path(tempfile.mkdtemp(prefix="rehab-local-"))
             self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
         return folder
@@ -145,14 +142,14 @@ class LocalRun:
     def _start_emulator(self, name: str, emulator: AbstractContextManager[str], log: str) -> str:
         with self._step(f"Starting the {name} emulator"):
             try:
-                # Interrupted while its process starts, it would leave it behind.
-                with self._interruption.held():
+                # A signal while the process starts would leave it running.
+                with self._interruption.deferred():
                     return self._stack.enter_context(emulator)
             except EmulatorError as error:
                 raise LocalRunError(f"{error}{self._last_lines(log)}") from None
 
     def _provision(self) -> None:
-        # For the clients of this process.
+        # For this process's clients.
         os.environ.update(self._places.environment)
         keep = self._folder / "nudges.jsonl" if self._options.keep else None
         resources = self._places.resources
@@ -212,29 +209,29 @@ class LocalRun:
         self, module: str, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
     ) -> subprocess.Popen[bytes]:
         environment = {
-            # The API's settings are ours to state.
+            # Only this run sets the API's settings.
             **{name: value for name, value in os.environ.items() if not name.startswith("REHAB_")},
             **environment,
             "PYTHONPATH": str(_ROOT),
             "PYTHONUNBUFFERED": "1",
-            # What is ended in the middle cannot clear up after itself.
+            # A killed process cannot remove its temporary files.
             "TMPDIR": str(self._temporary),
         }
         command = [sys.executable, "-m", module, *arguments]
         log = f"{module.rpartition('.')[2]}.log"
-        with self._interruption.held():
+        with self._interruption.deferred():
             process = running(command, self._folder / log, environment)
             return self._stack.enter_context(process)
 
     def watch(self) -> None:
-        """Shows the progress until all that was published is written, or nothing moves any more.
+        """Shows the progress until everything published is written, or nothing changes any more.
 
-        Raises LocalRunError if the job, the API or the simulator ends before its time.
+        Raises LocalRunError if the job, the API or the simulator ends too early.
         """
         settling = Settling(_CALM_US)
         progress = dashboard.Progress(self._options.rate, self._options.seconds)
         started = moved = time.monotonic()
-        # At a low rate there are long pauses between a patient's uploads.
+        # At a low rate, there are long pauses between uploads.
         due = started + self._options.seconds
         with self._display() as show:
             while not self._settled_us and time.monotonic() - moved < _STANDSTILL_SECONDS:
@@ -251,7 +248,7 @@ class LocalRun:
                 time.sleep(_LOOK_SECONDS)
 
     def _look(self) -> bool:
-        """Takes in the newest reports; tells whether anything has moved."""
+        """Reads the newest reports; returns whether anything has changed."""
         before = self._published.events, self._metrics.moving_parts
         self._published = read_published(self._folder / _REPORT)
         if not self._first.events:
@@ -277,9 +274,9 @@ class LocalRun:
         yield show
 
     def report(self) -> bool:
-        """Prints tables, figures and checks; tells whether everything holds.
+        """Prints tables, figures and checks; returns whether all checks passed.
 
-        Raises GoogleAPIError or RequestException where an emulator fails.
+        Raises GoogleAPIError or RequestException if an emulator fails.
         """
         with self._step("Reading the tables"):
             dataset = self._places.resources.dataset
@@ -318,7 +315,7 @@ class LocalRun:
             time.sleep(0.1)
 
     def _await_api(self) -> ApiReport:
-        """What the API says, once it agrees with the job's own metrics; it looks at them twice a second."""
+        """The API's report, once it agrees with the job's metrics, which the API reads twice a second."""
         deadline = time.monotonic() + _API_SECONDS
         while True:
             report = api_report(self._api.status(), self._metrics)

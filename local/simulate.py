@@ -27,21 +27,21 @@ from transforms.times import to_micros, to_rfc3339
 
 _TICK_SECONDS = 0.05
 _REPORT_SECONDS = 0.5
-# Enough for seconds of an unreachable Pub/Sub at thousands a second; below the client's own limit, at
-# which `publish` would block and a signal could not end the run.
+# Enough for several seconds of an outage at thousands of events per second. Below the client's own limit, at
+# which `publish` would block and a signal could not stop the run.
 _MAX_UNCONFIRMED = 10_000
-# How long a run that was told to stop waits for what it has already handed over.
+# How long a stopped run waits for the confirmation of what it has already sent.
 _GRACE_SECONDS = 5.0
 
 
 class SimulateError(ValueError):
-    """Arguments that do not work, alone or together; the message is one sentence for the user."""
+    """Invalid or contradictory arguments; the message is one sentence for the user."""
 
 
 class Report:
-    """What has been published, kept in a JSON file; without a path it only counts.
+    """Counts what has been published, and keeps a JSON file up to date if there is a path.
 
-    Events are counted when Pub/Sub has confirmed them, and in `failed` when it has refused them.
+    Events count when Pub/Sub confirms them; refused events count as `failed`.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -56,7 +56,7 @@ class Report:
         self._due = 0.0
 
     def confirm(self, emission: Emission) -> None:
-        """Counts a message that has arrived."""
+        """Counts a confirmed message."""
         self.messages += 1
         self.published += emission.events
         self.bad += emission.bad
@@ -65,18 +65,15 @@ class Report:
         self._last_publish = to_rfc3339(_now_us())
 
     def refuse(self, emission: Emission) -> None:
-        """Counts a message that has not arrived, as far as is known."""
+        """Counts a message without a confirmation."""
         self.failed += emission.events
 
     def write(self, *, finished: bool) -> None:
-        """Replaces the file, unless that was done just now.
-
-        `finished` means that no more will come: then always.
-        """
+        """Replaces the file, unless that has just been done; always if `finished`: nothing more will come."""
         if not self._path or (time.monotonic() < self._due and not finished):
             return
         self._due = time.monotonic() + _REPORT_SECONDS
-        # A reader sees the old content or the new, never half of it.
+        # Atomic: a reader sees the old content or the new one, never a part.
         part = self._path.with_name(self._path.name + ".part")
         part.write_bytes(
             orjson.dumps(
@@ -96,7 +93,7 @@ class Report:
 
 
 class Publication:
-    """Publishes messages at a given rate and checks that each has arrived."""
+    """Publishes messages at a given rate and checks that each is confirmed."""
 
     def __init__(
         self, client: PublisherClient, primary_topic: str, secondary_topic: str, report: Report
@@ -109,9 +106,9 @@ class Publication:
         self._unconfirmed: deque[tuple[Future[str], Emission]] = deque()
 
     def run(self, emissions: Iterator[Emission], rate: float, stop: threading.Event) -> None:
-        """Publishes `rate` events a second until there are no more, or `stop` is set.
+        """Publishes `rate` events per second until there are no more, or `stop` is set.
 
-        Returns when every message is confirmed or refused; after `stop` within seconds.
+        Returns when every message is confirmed or refused, or within seconds after `stop`.
         """
         started, sent, exhausted = time.monotonic(), 0, False
         while not exhausted and not stop.is_set():
@@ -129,7 +126,7 @@ class Publication:
 
     def _publish(self, emission: Emission) -> None:
         topic = self._secondary_topic if emission.to_secondary else self._primary_topic
-        # The client's signature mixes its own keywords with the attributes'.
+        # The client takes attributes as keywords, mixed with its own.
         attributes: Any = emission.attributes | {PUBLISH_ID_ATTRIBUTE: uuid4().hex}
         future = self._client.publish(topic, emission.payload, **attributes)
         self._unconfirmed.append((future, emission))
@@ -155,10 +152,7 @@ class Publication:
 
 
 def write_lines(emissions: Iterable[Emission], path: Path, report: Report, stop: threading.Event) -> None:
-    """Writes each message as a line, as fast as it can, until `stop` is set.
-
-    A message without content is left out: no line can hold it.
-    """
+    """Writes each message as a line, as fast as possible, until `stop` is set. Skips empty messages."""
     with path.open("wb") as lines:
         for emission in emissions:
             if stop.is_set():
@@ -175,7 +169,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """The checked arguments of a command line. Raises SimulateError."""
+    """Parses and checks a command line. Raises SimulateError."""
     parser = _Parser(
         prog="python -m local.simulate",
         description="Publishes the events of simulated patients, or writes them to a file.",
@@ -227,7 +221,7 @@ def _destination_problems(options: argparse.Namespace) -> Iterator[str]:
 
 
 def _value_problems(options: argparse.Namespace) -> Iterator[str]:
-    # Each written so that NaN is refused too.
+    # Each comparison also refuses NaN.
     if not 0 < options.rate <= 1_000_000:
         yield "--rate must be more than 0 and at most 1000000 events a second."
     if not 0 < options.seconds <= 31 * 86_400:
@@ -248,7 +242,7 @@ def _now_us() -> int:
 
 
 def run(options: argparse.Namespace, stop: threading.Event) -> Report:
-    """Publishes or writes what the arguments ask for, until it is done or `stop` is set.
+    """Publishes or writes what the arguments ask for, until everything is done or `stop` is set.
 
     Raises OSError if a file cannot be written, GoogleAuthError without credentials for the cloud.
     """
@@ -277,7 +271,7 @@ def run(options: argparse.Namespace, stop: threading.Event) -> Report:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; 2 for arguments that do not work, 1 if an event may not have arrived."""
+    """The command; returns 2 for invalid arguments, 1 if an event may not have arrived."""
     try:
         options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     except SimulateError as error:

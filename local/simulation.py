@@ -1,4 +1,4 @@
-"""The simulated stream: the patients' history with duplicates, late events and bad ones among it."""
+"""The simulated stream: the patients' history, with duplicates, late events and invalid ones."""
 
 import heapq
 from collections.abc import Callable, Iterator
@@ -11,14 +11,14 @@ from local.patients import Dialect, Event, Patient, Upload, history, make_patien
 from transforms.message import MAX_ARRAY_LENGTH
 from transforms.times import DAY_US, HOUR_US
 
-# Of the late events, those more than 28 days behind their patient's newest.
+# Share of late events that are more than 28 days older than their patient's newest event.
 _TOO_LATE_SHARE = 0.1
 _SECONDARY_SHARE = 0.25
-# How long a late event is held back, as a share of the stream.
-_HOLD_SHARES = (0.01, 0.2)
-# How many messages a duplicate is chosen from.
+# How long a late event is delayed, as a share of the stream.
+_DELAY_SHARES = (0.01, 0.2)
+# How many recent messages a duplicate is chosen from.
 _RECENT = 4096
-# Of the bad ones, those that are JSON; and how often an array gets one of them among its events.
+# Share of bad events that are valid JSON; and how often an array contains one.
 _SPOILED_EVENT_SHARE = 0.7
 _BAD_NEIGHBOR_CHANCE = 0.1
 
@@ -26,9 +26,9 @@ _BAD_NEIGHBOR_CHANCE = 0.1
 class Scenario(NamedTuple):
     """What to simulate.
 
-    `events` counts everything, duplicates and bad ones too; the shares are of `events` and below
-    1 together. Equal scenarios give equal streams, byte for byte; `now_us` (microseconds since the
-    epoch) is the time at which the history ends.
+    `events` includes duplicates and bad events. The shares are fractions of `events`; their sum is below 1.
+    `now_us` (microseconds since the epoch) is the end of the history. Equal scenarios produce the same
+    stream, byte for byte.
     """
 
     events: int
@@ -41,10 +41,10 @@ class Scenario(NamedTuple):
 
 
 class Emission(NamedTuple):
-    """One message to publish, and how many of the events in it are what.
+    """One message to publish, and the number of events of each sort in it.
 
-    `events` is 1 for what cannot be decoded. `bad` ones become dead letters; `duplicates` repeat
-    what was emitted before, to either topic; `late` ones were overtaken by newer events.
+    `events` is 1 for a message that cannot be decoded. `bad` events become dead letters; `duplicates` repeat
+    an earlier event, on either topic; `late` events arrive after newer ones.
     """
 
     payload: bytes
@@ -57,14 +57,14 @@ class Emission(NamedTuple):
 
 
 def simulate(scenario: Scenario) -> Iterator[Emission]:
-    """The messages in the order in which they are to be published; `scenario.events` events in all."""
+    """The messages in the order of publication; they hold `scenario.events` events."""
     return iter(_Stream(scenario))
 
 
 class _Stream:
-    """Draws what comes next, each in proportion to how much of it is left.
+    """Draws each next message at random, in proportion to what is left of each sort.
 
-    So the shares come out exactly, but for the late one: the last events may not be fit for waiting.
+    The shares come out exactly, except for late events: the last events may be unsuitable for a delay.
     """
 
     def __init__(self, scenario: Scenario) -> None:
@@ -77,14 +77,14 @@ class _Stream:
         self._too_late_left = int(late * _TOO_LATE_SHARE)
         self._late_left = late - self._too_late_left
         self._planned_left = scenario.events - self._bad_left - self._duplicates_left - self._too_late_left
-        # Of the planned ones, those of which it is open whether they are held back.
+        # Planned events that may still be delayed.
         self._open = self._planned_left
         self._patients = make_patients(self._rng, scenario.patients, scenario.now_us)
         self._history = history(self._rng, self._patients, scenario.now_us, self._planned_left)
         self._ts_us = scenario.now_us
         self._emitted = 0
-        # A heap of (number of emitted events at which it is due, tie-breaker, what is held back).
-        self._held: list[tuple[int, int, Upload]] = []
+        # A heap of (number of emitted events at which it is due, tie-breaker, upload).
+        self._delayed: list[tuple[int, int, Upload]] = []
         # A ring; the newest is at `_last`.
         self._recent: list[tuple[Upload, Emission]] = []
         self._last = 0
@@ -106,23 +106,23 @@ class _Stream:
         return self._too_late()
 
     def _planned(self) -> Emission:
-        """The next of the history, or what has been held back long enough."""
-        while not self._held or self._emitted < self._held[0][0]:
+        """The next upload of the history, or a delayed one that is due."""
+        while not self._delayed or self._emitted < self._delayed[0][0]:
             upload = next(self._history, None)
             if upload is None:
                 break
             self._ts_us = upload.ts_us
-            held = self._is_held(upload)
+            is_delayed = self._is_delayed(upload)
             self._open -= len(upload.events)
-            if not held:
+            if not is_delayed:
                 return self._upload(upload, is_late=False)
             self._late_left -= len(upload.events)
-            due = self._emitted + 1 + int(self._events * self._rng.uniform(*_HOLD_SHARES))
-            heapq.heappush(self._held, (due, self._open, upload))
-        return self._upload(heapq.heappop(self._held)[2], is_late=True)
+            due = self._emitted + 1 + int(self._events * self._rng.uniform(*_DELAY_SHARES))
+            heapq.heappush(self._delayed, (due, self._open, upload))
+        return self._upload(heapq.heappop(self._delayed)[2], is_late=True)
 
-    def _is_held(self, upload: Upload) -> bool:
-        # A consent never: what it would withhold must not overtake it.
+    def _is_delayed(self, upload: Upload) -> bool:
+        # Never delay a consent: an event that it withholds must not overtake it.
         return (
             self._rng.random() * self._open < self._late_left
             and len(upload.events) <= self._late_left
@@ -134,7 +134,7 @@ class _Stream:
         late = count if is_late else 0
         self._planned_left -= count
         emission = Emission(_payload(events), _attributes(events), self._to_secondary(), count, late=late)
-        # One without a time is as new as its publication: a second copy would be another event.
+        # An event without a time gets its publish time, so a second copy would be a different event.
         if _has_time(events) or not self._recent:
             self._remember(upload, emission)
         if count == 1 or not self._bad_left or self._rng.random() > _BAD_NEIGHBOR_CHANCE:
@@ -145,7 +145,7 @@ class _Stream:
         return emission._replace(payload=_payload(spoiled), events=count + 1, bad=1)
 
     def _duplicate(self) -> Emission:
-        """What has just been emitted, to the other topic; or something older, to either."""
+        """The latest message again, on the other topic; or an older one, on either."""
         if self._rng.random() < 0.5:
             upload, first = self._recent[self._last]
             to_secondary = not first.to_secondary
@@ -174,7 +174,7 @@ class _Stream:
         return self._rng.choice(_SPOILED_EVENTS)(self._rng, event, patient.dialect, self._now_us)
 
     def _too_late(self) -> Emission:
-        """A repetition more than 28 days older than what its patient has already sent."""
+        """A repetition more than 28 days older than an event that its patient has already sent."""
         self._too_late_left -= 1
         upload, _ = self._rng.choice(self._recent)
         patient = upload.patient
@@ -204,7 +204,7 @@ def _payload(events: list[Any]) -> bytes:
 
 
 def _attributes(events: list[Any]) -> dict[str, str]:
-    """The id and kind of a single event, as far as it has them."""
+    """The id and kind of a single event, if it has them."""
     event = events[0]
     if len(events) > 1 or not isinstance(event, dict):
         return {}

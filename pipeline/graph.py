@@ -87,13 +87,10 @@ def build(
     nudges = {name: projected.nudges for name, projected in projections.items()}
     nudges | "Write nudges" >> WriteNudges(options)
 
-    for projected, table in (
-        (adherence, "adherence"),
-        (adherence, "consents"),
-        (quality, "quality"),
-        (work_queue, "work_queue"),
-    ):
-        dead_letters.add(projected.rows(table) | f"Write {table}" >> WriteTable(table, options))
+    dead_letters.add(adherence.rows("adherence") | "Write adherence" >> WriteTable("adherence", options))
+    dead_letters.add(adherence.rows("consents") | "Write consents" >> WriteTable("consents", options))
+    dead_letters.add(quality.rows("quality") | "Write quality" >> WriteTable("quality", options))
+    dead_letters.add(work_queue.rows("work_queue") | "Write work_queue" >> WriteTable("work_queue", options))
 
     letters = dead_letters.all() | "Dead letters" >> beam.Flatten()
     rows = letters | "To rows" >> beam.ParDo(DeadLetterToRow(options.job_name)).with_output_types(Row)

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Some supervisors send a second signal right after the first.
+# Some supervisors send a second signal right after the first; it is the same request.
 _REPEAT_SECONDS = 1.0
 
 
 class Stopped(BaseException):
-    """The run was told to stop, by Ctrl-C or another signal."""
+    """Ctrl-C or another signal stopped the run."""
 
     def __init__(self, signum: int) -> None:
         """`signum` is the signal's number."""
@@ -25,36 +25,36 @@ class Interruption:
 
     def __init__(self) -> None:
         """Installs the handlers; call from the main thread."""
-        self._held = 0
+        self._deferring = 0
         self._pending: int | None = None
         self._raised_at = float("-inf")
         for signum in _SIGNALS:
-            # nohup means that SIGHUP is to be ignored. A shell ignores SIGINT for every background job of a
-            # script, but whoever sends it to one wants it to end.
+            # An ignored SIGHUP stays ignored: that is what nohup does. A shell also ignores SIGINT for every
+            # background job of a script, but a SIGINT sent to a job is meant to stop it.
             if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:
                 signal.signal(signum, self._on_signal)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keeps a signal back until the end of the block.
+    def deferred(self) -> Iterator[None]:
+        """Defers signals until the end of the block.
 
-        Raised between a process's start and the line that remembers it, it would leave an orphan.
+        A signal between the start of a process and the line that remembers it would leave an orphan.
         """
-        self._held += 1
+        self._deferring += 1
         try:
             yield
         finally:
-            self._held -= 1
-        if self._pending is not None and not self._held:
+            self._deferring -= 1
+        if self._pending is not None and not self._deferring:
             self._raise(self._pending)
 
     def ignore(self) -> None:
-        """From now on signals have no effect: the run is ending already."""
+        """Ignores signals from now on, because the run is already ending."""
         for signum in _SIGNALS:
             signal.signal(signum, signal.SIG_IGN)
 
     def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
-        if self._held:
+        if self._deferring:
             self._pending = signum
         elif time.monotonic() - self._raised_at > _REPEAT_SECONDS:
             self._raise(signum)

@@ -34,18 +34,21 @@ from pipeline.sinks.results import refuse_results, results_folder
 _STOPPED = "Stopped; what was not finished will be delivered again."
 _STOPPED_OVER_FILES = "Stopped; nothing is written."
 _STOPPED_INTO_TABLES = "Stopped; rows that BigQuery has taken stay, and another run writes them all."
-# What Beam says when a worker process has gone.
+# Beam's message when a worker process has died.
 _LOST_WORKER = "Channel closed prematurely."
-# What a file's fault looks like when it comes out of a worker: in another process, in its traceback.
+# An InputFileError as it comes out of a worker; out of another process, it is in a traceback.
 _FILE_FAULT = re.compile(
     r"^(?:pipeline\.errors\.InputFileError: )?(The input file .+?)(?: \[while .*)?$", re.MULTILINE
 )
 
 
-def launch(options: RehabOptions, progress: Progress | None = None) -> PipelineResult:
-    """Builds and starts the job of checked options; `progress` is that of a bounded run.
+type DeferSignals = Callable[[], AbstractContextManager[None]]
 
-    Raises OptionsError for files that cannot be read, and for what only Beam can tell.
+
+def launch(options: RehabOptions, progress: Progress | None = None) -> PipelineResult:
+    """Builds and starts the job; the options must have been checked. A bounded run reports to `progress`.
+
+    Raises OptionsError for input files that cannot be read, and for options that Beam itself refuses.
     """
     files = _input_files(options)
     if options.is_bounded_here:
@@ -76,7 +79,7 @@ def _input_files(options: RehabOptions) -> list[InputFile]:
     if not options.is_bounded:
         return []
     if options.view_as(TestOptions).dry_run:
-        # The graph alone is wanted, without a look at the network.
+        # Only the graph is wanted: stay off the network.
         return [InputFile(pattern, None) for pattern in options.input_patterns]
     return find_files("--input_files", options.input_patterns)
 
@@ -85,22 +88,22 @@ def _empty_pipeline(options: RehabOptions) -> beam.Pipeline:
     try:
         return beam.Pipeline(runner=runner_for(options), options=options)
     except (AttributeError, ImportError, ValueError) as error:
-        # No such runner, or Beam's own checks of its options: a heading, then a line for each problem.
+        # Unknown runner, or Beam's own option checks: a heading, then a line for each problem.
         sentence, _, _ = str(error).splitlines()[-1].partition(". ")
         raise OptionsError(sentence.rstrip(".") + ".") from None
 
 
-def run(options: RehabOptions, held: Callable[[], AbstractContextManager[None]] = nullcontext) -> int:
-    """Runs the job; where that is the runner's way (Dataflow), only until it is submitted.
+def run(options: RehabOptions, defer_signals: DeferSignals = nullcontext) -> int:
+    """Runs the job, or on Dataflow submits it; returns the exit status.
 
-    Gives the exit status. `held` keeps signals back during a block.
+    `defer_signals` defers signals during a block.
     """
     if not options.is_bounded_here:
-        _execute(options, held)
+        _execute(options, defer_signals)
         return 0
     began, output_dir = time.monotonic(), options.output_dir
     with nullcontext() if options.quiet else Progress(in_lines=options.verbose) as progress:
-        result = _execute(options, held, progress)
+        result = _execute(options, defer_signals, progress)
         seconds = time.monotonic() - began
         unusable = tell_outcome(result, output_dir, options.dataset, progress, seconds)
     return UNUSABLE if unusable and options.fail_on_dead_letters else 0
@@ -108,13 +111,13 @@ def run(options: RehabOptions, held: Callable[[], AbstractContextManager[None]] 
 
 def _execute(
     options: RehabOptions,
-    held: Callable[[], AbstractContextManager[None]],
+    defer_signals: DeferSignals,
     progress: Progress | None = None,
 ) -> PipelineResult:
     with ExitStack() as stack:
         is_direct = options.runs_on is Runner.DIRECT
         if options.output_dir and is_direct:
-            folder = results_folder(options.output_dir, options.overwrite, held)
+            folder = results_folder(options.output_dir, options.overwrite, defer_signals)
             options.output_dir = stack.enter_context(folder)
         elif options.output_dir and not options.view_as(TestOptions).dry_run:
             refuse_results(options.output_dir)
@@ -130,19 +133,20 @@ def _execute(
 
 def main(
     arguments: Sequence[str] | None = None,
-    held: Callable[[], AbstractContextManager[None]] = nullcontext,
+    defer_signals: DeferSignals = nullcontext,
 ) -> int:
-    """The command; 2 for options that do not work, 1 for a job that fails, 128 + its number for a signal.
+    """The command; returns the exit status.
 
-    3 for dead letters, where they are to be a failure. `held` keeps signals back during a block.
+    2 for invalid options, 1 for a failed job, 3 for dead letters with `--fail_on_dead_letters`, 128 plus the
+    signal's number for a signal. `defer_signals` defers signals during a block.
     """
     with logs() as handler:
-        return _main(arguments, held, handler)
+        return _main(arguments, defer_signals, handler)
 
 
 def _main(
     arguments: Sequence[str] | None,
-    held: Callable[[], AbstractContextManager[None]],
+    defer_signals: DeferSignals,
     handler: logging.Handler,
 ) -> int:
     stopped = _STOPPED
@@ -152,7 +156,7 @@ def _main(
             show_own_only(handler, "pipeline.main")
         if options.is_bounded:
             stopped = _STOPPED_OVER_FILES if options.output_dir else _STOPPED_INTO_TABLES
-        return run(options, held)
+        return run(options, defer_signals)
     except OptionsError as error:
         print(f"pipeline.main: {error}", file=sys.stderr)
         return 2
@@ -174,11 +178,11 @@ def _main(
 
 
 def _command() -> None:
-    status = main(held=Interruption().held)
+    status = main(defer_signals=Interruption().deferred)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Python would first wait for its threads, and one may be waiting for BigQuery for minutes.
+    # A normal exit waits for all threads, and one may be waiting for BigQuery for minutes.
     os._exit(status)
 
 

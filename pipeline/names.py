@@ -1,4 +1,4 @@
-"""The forms of names on Google Cloud, by which a misspelt one is refused before anything runs."""
+"""Patterns of Google Cloud resource names, to refuse a misspelt name before anything runs."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Every option of the pipeline, declared once, and the checks before anything runs."""
+"""The pipeline's options, each declared once, and the checks before anything runs."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from pipeline.cloud.files import usable_path
-from pipeline.errors import OptionsError as OptionsError
+from pipeline.errors import OptionsError
 from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
 from pipeline.runners import Runner
 from transforms.policy.thresholds import Policy, policy_from
@@ -30,17 +30,17 @@ from transforms.projections.projector import RuleSettings
 
 _BUCKET_FOLDER = re.compile(r"gs://[a-z0-9][-_.a-z0-9]+[a-z0-9]/.*")
 
-# The template's image states its own name: the workers always run the code that built their job.
+# The template's image sets this to its own name, so that workers run the code that built their job.
 IMAGE_VARIABLE = "SDK_CONTAINER_IMAGE"
 
 _DATA_SAMPLING = "enable_data_sampling"
 
-# Pub/Sub keeps messages for 31 days at the most.
+# Pub/Sub retains messages for at most 31 days.
 MAX_REBUILD_DAYS = 31
 
 
 class RehabOptions(PipelineOptions):
-    """The pipeline's own options (the contract's section 1)."""
+    """The pipeline's own options (docs/contract.md, 1)."""
 
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
@@ -55,11 +55,11 @@ class RehabOptions(PipelineOptions):
         )
         source.add_argument(
             "--input_files",
-            help="Instead of subscriptions, for a bounded run: JSON lines, comma-separated paths or globs.",
+            help="For a bounded run, instead of subscriptions: JSON lines, comma-separated paths or globs.",
         )
         sink = parser.add_argument_group("where results go")
         sink.add_argument(
-            "--dataset", help="BigQuery dataset of the projections and dead letters, PROJECT.DATASET."
+            "--dataset", help="BigQuery dataset for projections and dead letters, PROJECT.DATASET."
         )
         sink.add_argument("--nudge_topic", help="Pub/Sub topic for nudges, projects/PROJECT/topics/NAME.")
         sink.add_argument(
@@ -74,32 +74,30 @@ class RehabOptions(PipelineOptions):
         shape.add_argument(
             "--processors", type=int, default=10, help="Processing parallelism of each worker."
         )
-        shape.add_argument(
-            "--batchers", type=int, default=2, help="Shards per table on which rows are batched."
-        )
+        shape.add_argument("--batchers", type=int, default=2, help="Batching shards per table.")
         shape.add_argument("--batch_size", type=int, default=100, help="Rows per batch.")
         shape.add_argument(
             "--batch_timeout_ms",
             type=int,
             default=1000,
-            help="Longest that a row waits in a batch, in milliseconds.",
+            help="Longest time that a row waits in a batch, in milliseconds.",
         )
         rules = parser.add_argument_group("rules")
         rules.add_argument(
             "--policy_config",
-            help="YAML or JSON file, local or on gs://, with thresholds that differ from the built-in ones.",
+            help="YAML or JSON file, local or on gs://, with thresholds that override the built-in ones.",
         )
         rules.add_argument(
             "--consent",
             choices=CONSENT_MODES,
             default="enforce",
-            help="enforce: unknown consent is allowed, revoked is not; require: only granted; off.",
+            help="enforce allows unknown but not revoked consent; require: only granted; off: all.",
         )
         rules.add_argument(
             "--prescribed_sessions_per_week",
             type=int,
             default=7,
-            help="Used until an event states the patient's own.",
+            help="Used until an event states the patient's own number.",
         )
         rules.add_argument(
             "--nudge_max_age_hours",
@@ -112,27 +110,27 @@ class RehabOptions(PipelineOptions):
             "--rebuild_days",
             type=int,
             default=0,
-            help="For a job that starts without state: first seek the subscriptions back so many days.",
+            help="For a job that starts without state: first seek the subscriptions back by this many days.",
         )
         operation.add_argument(
             "--metrics_file",
-            help="With the DirectRunner: file that is kept up to date with the job's metrics, as JSON.",
+            help="With the DirectRunner: JSON file that the job keeps up to date with its metrics.",
         )
-        shown = parser.add_argument_group("what a bounded run with the DirectRunner shows")
+        shown = parser.add_argument_group("what a bounded run prints with the DirectRunner")
         shown.add_argument(
             "--quiet",
             action="store_true",
-            help="For scripts: neither progress nor account, only a sentence on what went wrong.",
+            help="For scripts: print no progress and no account, only one sentence for each problem.",
         )
         shown.add_argument(
             "--verbose",
             action="store_true",
-            help="Beam's own log as well, and of what fails the stack trace.",
+            help="Also print Beam's own log, and the stack trace of a failure.",
         )
         shown.add_argument(
             "--fail_on_dead_letters",
             action="store_true",
-            help="End with exit status 3 if there are dead letters; the results are written all the same.",
+            help="Exit with status 3 if there are dead letters; the results are still written.",
         )
 
     @property
@@ -152,31 +150,31 @@ class RehabOptions(PipelineOptions):
 
     @property
     def is_bounded_here(self) -> bool:
-        """Whether the run ends with its input, and does so in this process."""
+        """Whether the run ends with its input and runs in this process."""
         return self.is_bounded and self.runs_on is Runner.DIRECT
 
     def states(self, *names: str) -> bool:
-        """Whether the command line has one of these options, of Beam's or of the pipeline's own."""
+        """Whether the command line states one of these options, Beam's or the pipeline's own."""
         return any(flag.partition("=")[0] in {f"--{name}" for name in names} for flag in self._flags or ())
 
     @property
     def subscriptions(self) -> dict[str, str]:
-        """The subscriptions to read, by the name of their role."""
+        """The subscriptions to read, by role: primary, secondary."""
         stated = {"primary": self.primary_subscription, "secondary": self.secondary_subscription}
         return {role: subscription for role, subscription in stated.items() if subscription}
 
     @property
     def input_patterns(self) -> list[str]:
-        """The patterns of the files to read."""
+        """The paths and globs of the files to read."""
         return [pattern.strip() for pattern in self.input_files.split(",") if pattern.strip()]
 
     @property
     def job_name(self) -> str:
-        """The name under which dead letters are filed."""
+        """The job name that dead letters carry."""
         return self.view_as(GoogleCloudOptions).job_name or "rehab-tracking"
 
-    def own(self) -> dict[str, Any]:
-        """The pipeline's own options by name, as they stand."""
+    def as_dict(self) -> dict[str, Any]:
+        """The values of the pipeline's own options, by name."""
         declared = argparse.ArgumentParser(add_help=False)
         self._add_argparse_args(declared)
         return {name: getattr(self, name) for name in vars(declared.parse_args([]))}
@@ -201,19 +199,19 @@ class _Parser(_BeamArgumentParser):
 
 
 def parse_options(arguments: Sequence[str]) -> RehabOptions:
-    """The checked options of a command line.
+    """Parses and checks a command line.
 
-    Raises OptionsError for an unknown option, a bad value, or options that contradict each other.
+    Raises OptionsError for an unknown option, an invalid value, or contradictory options.
     """
     if {"--help", "-h"} & set(arguments):
         RehabOptions(["--help"])
-    # Beam ignores flags that it does not know, and a misspelt option would silently have no effect.
+    # Beam ignores unknown flags, so a misspelt option would silently have no effect.
     strict = _Parser(add_help=False, allow_abbrev=False)
     for declared in {str(cls): cls for cls in PipelineOptions.__subclasses__()}.values():
         declared._add_argparse_args(strict)
     known, unknown = strict.parse_known_args(list(arguments))
-    # A template's parameters have been checked against its metadata, and a later launcher of Dataflow's may
-    # add options that this Beam does not know.
+    # Dataflow checks a template's parameters against its metadata, and a later launcher may add options that
+    # this version of Beam does not know.
     if unknown and not known.template_location:
         strict.error(f"unrecognized arguments: {' '.join(unknown)}")
     options = RehabOptions(list(arguments))
@@ -223,20 +221,20 @@ def parse_options(arguments: Sequence[str]) -> RehabOptions:
     options.view_as(StandardOptions).streaming = not options.is_bounded
     _set_parallelism(options)
     _keep_samples_out(options)
-    # Nothing that a worker needs is defined in the main module; on Dataflow, Beam would send it all the same.
+    # Workers need nothing from the main module, but on Dataflow Beam would send it by default.
     setup = options.view_as(SetupOptions)
     setup.save_main_session = bool(setup.save_main_session)
     return options
 
 
 def _set_parallelism(options: RehabOptions) -> None:
-    """Carries `processors` to the runner: each has an option of its own for it."""
+    """Copies `processors` to the option that each runner has for it."""
     options.view_as(DebugOptions).number_of_worker_harness_threads = options.processors
     options.view_as(FlinkRunnerOptions).parallelism = options.processors
 
 
 def _keep_samples_out(options: RehabOptions) -> None:
-    """Dataflow would copy what a step failed on, a patient's data, to the bucket for temporary files."""
+    """Otherwise Dataflow copies the elements that a step failed on, patient data, to the temporary bucket."""
     if options.runs_on is Runner.DATAFLOW:
         options.view_as(DebugOptions).add_experiment("disable_always_on_exception_sampling")
 
@@ -353,7 +351,7 @@ def _dataflow_problems(options: RehabOptions) -> Iterator[str]:
         if not getattr(cloud, name):
             yield f"--runner=DataflowRunner needs --{name}."
     for name in ("temp_location", "staging_location"):
-        # Beam would look for a bucket of its own on the network.
+        # Otherwise Beam looks for a default bucket on the network.
         if not _BUCKET_FOLDER.fullmatch(getattr(cloud, name) or "gs://any/"):
             yield f"--{name} must have the form gs://BUCKET/FOLDER."
     for name in ("input_files", "output_dir"):

@@ -1,4 +1,4 @@
-"""What a job that runs in this process needs from Google, looked for before it starts and while it runs."""
+"""Checks that the Google resources of a local job exist, before it starts and while it runs."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from pipeline.errors import OperatorError
 from pipeline.options import RehabOptions
 from pipeline.tables import TABLES
 
-# Long enough for a server that starts again, short enough for whoever waits at the prompt.
+# Long enough for a server to restart, short enough for someone waiting at the prompt.
 _SECONDS = 20.0
 _RETRY = Retry(
     predicate=lambda error: isinstance(error, PUBSUB_TRANSIENT) or if_transient_error(error),
@@ -23,7 +23,7 @@ _RETRY = Retry(
     timeout=_SECONDS,
 )
 
-# What does not answer while the job runs is to be known within a few seconds.
+# An outage shows within a few seconds.
 _WATCH_EVERY_SECONDS = 2.0
 _WATCH_SECONDS = 4.0
 _ONCE = Retry(predicate=if_exception_type())
@@ -34,10 +34,10 @@ type _Look = Callable[[Retry, float], object]
 
 
 def check(options: RehabOptions) -> None:
-    """Looks for the tables, topic and subscriptions of checked options. Raises OperatorError.
+    """Checks that the tables, the topic and the subscriptions exist. Raises OperatorError.
 
-    Without them a running job would wait for minutes, because BigQuery does not see a table during
-    the first moments after its creation, or fail in the middle of a bundle.
+    Without them, a running job would fail in the middle of a bundle, or retry for minutes, because BigQuery
+    also reports a table as missing just after its creation.
     """
     for call, look in _needs(options):
         try:
@@ -47,7 +47,7 @@ def check(options: RehabOptions) -> None:
                 f"The {call.resource} does not exist: create it with `python -m pipeline.provision`."
             ) from None
         except Forbidden:
-            # The right to use a thing does not imply the right to look at it.
+            # Permission to use a resource does not imply permission to look it up.
             continue
         except _FAILURES as error:
             cause = error.cause if isinstance(error, RetryError) else error
@@ -56,9 +56,9 @@ def check(options: RehabOptions) -> None:
 
 @contextmanager
 def watched(options: RehabOptions) -> Iterator[None]:
-    """During the block, notes in OUTAGES what of all that does not answer.
+    """During the block, records in OUTAGES which of these resources do not answer.
 
-    A subscription that is gone, or a BigQuery that is out, is found before the next event is.
+    So a deleted subscription or a BigQuery outage shows before the next event arrives.
     """
     ended = threading.Event()
     watcher = threading.Thread(target=_watch, args=(options, ended), name="watch", daemon=True)

@@ -1,4 +1,4 @@
-"""Where the job's messages come from: Pub/Sub subscriptions, or files of JSON lines."""
+"""Reads the job's messages from Pub/Sub subscriptions or from files of JSON lines."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +16,10 @@ from transforms.message import PUBLISH_ID_ATTRIBUTE
 
 
 class ReadMessages(beam.PTransform[Any, Any]):
-    """PBegin → [Message, …], from the subscriptions that the options name, or from files."""
+    """PBegin → [Message, …], from the subscriptions or the files."""
 
     def __init__(self, options: RehabOptions, files: Sequence[InputFile], meter: Meter = UNMETERED) -> None:
-        """With checked options; a bounded run reads `files`, and tells `meter` how much it has read."""
+        """The options must have been checked. A bounded run reads `files` and reports to `meter`."""
         super().__init__()
         self._options = options
         self._files = files

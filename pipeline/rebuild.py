@@ -1,4 +1,4 @@
-"""A job that starts without state: the events that Pub/Sub retains, and what the tables still know."""
+"""A job that starts without state: it rereads the retained events, and the facts that the tables hold."""
 
 import logging
 import threading
@@ -24,12 +24,12 @@ from transforms.times import DAY_US, MICROS, day_of, iso_date, to_micros, to_rfc
 
 _LOGGER = logging.getLogger(__name__)
 
-# A finding's reasons reach this far back: an absence is told from a session 8 days before it. Of a patient
-# whose history is older than the events to come, a finding near their beginning could not be proved again.
+# How far back a finding's evidence reaches: an absence depends on a session 8 days before it. So a finding
+# near the beginning of the retained events cannot be derived again for a patient with an older history.
 _REASONS_DAYS = 9
 _WEEK_DAYS = 7
 
-# By itself the client takes some errors that pass for the last word.
+# By default the client does not retry some transient errors.
 _SEEK_RETRY = Retry(predicate=if_exception_type(*PUBSUB_TRANSIENT), initial=0.2, timeout=60.0)
 
 _CONSENTS = """
@@ -44,7 +44,7 @@ WHERE item_type = 'review' AND version < @until AND created_at >= @since AND (
 )
 """
 
-# `cache` alone lets two steps that come first both ask.
+# `cache` alone lets two steps query at the same time.
 _lock = threading.Lock()
 
 
@@ -69,7 +69,7 @@ def seek(options: RehabOptions, rebuild: Rebuild) -> None:
 
 
 class KnownPatients:
-    """What the tables know of patients, asked for in the process that needs it."""
+    """Reads what the tables know of patients, in the process that needs it."""
 
     def __init__(self, dataset: str, rebuild: Rebuild | None) -> None:
         """`dataset` is PROJECT.DATASET."""
@@ -77,7 +77,7 @@ class KnownPatients:
         self._rebuild = rebuild
 
     def __call__(self) -> Mapping[str, KnownPatient]:
-        """By patient. Blocks while BigQuery cannot be reached; raises RetryError after 10 minutes of that."""
+        """By patient. Blocks while BigQuery cannot be reached; raises RetryError after 10 minutes."""
         with _lock:
             return _known_patients(self._dataset, self._rebuild)
 
@@ -98,7 +98,7 @@ def _known_patients(dataset: str, rebuild: Rebuild | None) -> Mapping[str, Known
 def _provable(rebuild: Rebuild) -> list[ScalarQueryParameter]:
     since_us = rebuild.since_us
     return [
-        # An item with a higher version has been proved again, by this very job.
+        # This job has already derived an item with a higher version again.
         ScalarQueryParameter("until", "INT64", rebuild.until_us),
         ScalarQueryParameter("since", "TIMESTAMP", to_rfc3339(since_us)),
         ScalarQueryParameter("provable", "TIMESTAMP", to_rfc3339(since_us + _REASONS_DAYS * DAY_US)),
@@ -126,7 +126,7 @@ def _query(dataset: str, query: str, *parameters: ScalarQueryParameter) -> list[
 
     reading = Call("BigQuery", f"dataset {dataset}", "read")
     try:
-        rows: list[TableRow] = patience("Reading what is known", reading)(ask)()
+        rows: list[TableRow] = patience("Reading the tables", reading)(ask)()
     except BadRequest:
         raise OperatorError(
             f"The tables of {dataset} are not this release's: run `python -m pipeline.provision`."

@@ -30,11 +30,11 @@ def _moment(text: str) -> datetime:
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """The checked arguments. Raises ReplayError."""
+    """Parses and checks the arguments. Raises ReplayError."""
     parser = _Parser(
         prog="python -m pipeline.replay",
         description="Brings dead letters back: events are published again, refused rows written again. "
-        "What has been replayed is left out next time, unless it has failed again.",
+        "A replayed letter is skipped next time, unless it has failed again.",
         allow_abbrev=False,
     )
     parser.add_argument("--dataset", required=True, help="dataset of the dead letters, PROJECT.DATASET")
@@ -42,13 +42,13 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     choice = parser.add_argument_group("which dead letters", "All of these must hold; without any: all.")
     choice.add_argument("--reason", action="append", choices=REASONS, help="may be given several times")
     choice.add_argument("--id", action="append", help="a dead_letter_id; may be given several times")
-    choice.add_argument("--since", type=_moment, help="that failed at this time (UTC) or later")
-    choice.add_argument("--until", type=_moment, help="that failed before this time (UTC)")
+    choice.add_argument("--since", type=_moment, help="only those that failed at this time (UTC) or later")
+    choice.add_argument("--until", type=_moment, help="only those that failed before this time (UTC)")
     choice.add_argument("--where", help="an SQL condition on the columns of dead_letters_current")
     choice.add_argument(
-        "--max_attempts", type=int, default=5, help="those tried so often are left out (default 5)"
+        "--max_attempts", type=int, default=5, help="skip letters with this many attempts or more (default 5)"
     )
-    parser.add_argument("--dry_run", action="store_true", help="only show how many there are, and a sample")
+    parser.add_argument("--dry_run", action="store_true", help="only show their number and a sample")
     options = parser.parse_args(arguments)
     for problem in _problems(options):
         raise ReplayError(problem)
@@ -71,7 +71,7 @@ def _problems(options: argparse.Namespace) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; 2 for arguments that do not work, 1 if something outside does not."""
+    """The command; returns 2 for invalid arguments, 1 if something outside fails."""
     try:
         run(parse_arguments(sys.argv[1:] if arguments is None else arguments))
     except ReplayError as error:

@@ -1,6 +1,6 @@
-"""The flex template's specification, for Dataflow to launch an image by: `python -m pipeline.template IMAGE`.
+"""Prints the specification of the flex template for an image: `python -m pipeline.template IMAGE`.
 
-It stands in for `gcloud dataflow flex-template build`, which leaves the streaming modes out of the metadata.
+It replaces `gcloud dataflow flex-template build`, which omits the streaming modes from the metadata.
 """
 
 import json
@@ -16,7 +16,7 @@ _IMAGE = re.compile(
 
 
 def specification(image: str) -> dict[str, Any]:
-    """Dataflow's `ContainerSpec` of an image that stands in a registry."""
+    """Dataflow's `ContainerSpec` for an image in a registry."""
     metadata = json.loads(files("templates").joinpath("metadata.json").read_text(encoding="utf-8"))
     return {
         "image": image,
@@ -27,7 +27,7 @@ def specification(image: str) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; prints the specification, or says in one sentence what is wrong with the image's name."""
+    """The command; prints the specification, or one sentence about an invalid image name."""
     stated = sys.argv[1:] if arguments is None else arguments
     if len(stated) != 1 or not _IMAGE.fullmatch(stated[0]):
         print(

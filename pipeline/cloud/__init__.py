@@ -1,1 +1,1 @@
-"""What speaks to Google: clients, outages, files."""
+"""Access to Google Cloud: clients, outages, files."""

@@ -1,7 +1,7 @@
-"""Google clients, one per process, kind and endpoint.
+"""Google clients, one per process, service and endpoint.
 
-They talk to an emulator, without credentials, when `PUBSUB_EMULATOR_HOST` (host:port) or
-`BIGQUERY_EMULATOR_HOST` (URL or host:port) is set, and to the cloud otherwise.
+They use an emulator, without credentials, if `PUBSUB_EMULATOR_HOST` (host:port) or `BIGQUERY_EMULATOR_HOST`
+(URL or host:port) is set; otherwise the cloud.
 """
 
 import os
@@ -22,10 +22,10 @@ from google.cloud.pubsub_v1.types import (
 )
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-# After these a request to Pub/Sub is to be sent again. The client itself does so for some of its calls only.
+# Errors after which to retry a request to Pub/Sub. The client itself retries only some of its calls.
 PUBSUB_TRANSIENT = (
     exceptions.Aborted,
-    # What a server that ends makes of the calls that it has not answered.
+    # A server that shuts down cancels its open calls.
     exceptions.Cancelled,
     exceptions.DeadlineExceeded,
     exceptions.InternalServerError,
@@ -35,18 +35,18 @@ PUBSUB_TRANSIENT = (
     TransportError,
 )
 
-# A request carries at most 1,000 messages and 10 MB. At thousands of events a second 500 fill up
-# within the latency bound, and half the byte limit leaves room for one message of the largest size.
+# A request carries at most 1,000 messages and 10 MB. At thousands of events a second, 500 arrive within the
+# latency bound, and half the byte limit leaves room for one message of the largest size.
 _BATCHES = BatchSettings(max_messages=500, max_bytes=4_000_000, max_latency=0.02)
 
-# A publisher that outruns Pub/Sub waits, instead of filling the memory with unsent messages.
+# A publisher that outruns Pub/Sub blocks, instead of filling memory with unsent messages.
 _FLOW = PublishFlowControl(
     message_limit=20_000,
     byte_limit=64_000_000,
     limit_exceeded_behavior=LimitExceededBehavior.BLOCK,
 )
 
-# `cache` alone lets two threads that come first both make a client.
+# `cache` alone lets two threads make a client at the same time.
 _lock = threading.Lock()
 
 
@@ -68,7 +68,8 @@ def bigquery(project: str) -> BigQueryClient:
         return _bigquery(project, os.environ.get("BIGQUERY_EMULATOR_HOST"))
 
 
-# The endpoint is an argument so that it is part of the cache's key; the publisher's client reads it itself.
+# The endpoint is an argument to make it part of the cache key; the publisher client reads the variable
+# itself.
 @cache
 def _publisher(_emulator: str | None) -> PublisherClient:
     return PublisherClient(batch_settings=_BATCHES, publisher_options=PublisherOptions(flow_control=_FLOW))
@@ -78,8 +79,8 @@ def _publisher(_emulator: str | None) -> PublisherClient:
 def _subscriber(emulator: str | None) -> SubscriberClient:
     if not emulator:
         return SubscriberClient()
-    # A pull may bring 10 MB: the client's own channel to an emulator takes no more than 4, for ever. And an
-    # emulator that starts again is found at once.
+    # A pull may return 10 MB, but the client's own channel to an emulator accepts 4. And a restarted emulator
+    # is found at once.
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_reconnect_backoff_ms", 1000)]
     channel = grpc.insecure_channel(emulator, options=options)
     return SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))

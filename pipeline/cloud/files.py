@@ -1,4 +1,4 @@
-"""Files on this machine and on Cloud Storage: which paths can be used, and which files a pattern names."""
+"""Files on this machine and on Cloud Storage: checks paths, and expands patterns."""
 
 import glob
 import os
@@ -19,19 +19,19 @@ from pipeline.errors import OptionsError
 CLOUD = "gs://"
 _SCHEME = re.compile(r"([a-z][-a-z0-9+.]*)://", re.IGNORECASE)
 _NO_GLOB = re.compile(r"[^*?\[]*")
-# A local server in place of Cloud Storage; it asks for no credentials.
+# Names a local server that replaces Cloud Storage and needs no credentials.
 _EMULATOR_VARIABLE = "STORAGE_EMULATOR_HOST"
 
 
 class InputFile(NamedTuple):
-    """One file to read. `size` is in bytes, null for a pipe, which can be read only once."""
+    """One file to read. `size` is in bytes; None for a pipe, which can be read only once."""
 
     path: str
     size: int | None
 
 
 def usable_path(option: str, path: str) -> str:
-    """The path without `file://`. Raises OptionsError if nothing there can be read or written."""
+    """The path without `file://`. Raises OptionsError for a path that cannot be used."""
     scheme = _SCHEME.match(path)
     if scheme is None:
         return path
@@ -52,7 +52,7 @@ def _path_of_url(option: str, url: str) -> str:
 
 
 def _check_credentials(option: str, path: str) -> None:
-    # Without any, the client would try again for half a minute.
+    # Without credentials, the client would retry for half a minute.
     try:
         google.auth.default()
     except GoogleAuthError:
@@ -63,9 +63,9 @@ def _check_credentials(option: str, path: str) -> None:
 
 
 def cloud_storage() -> GcsIO:
-    """Cloud Storage, or the local server in its place."""
+    """Cloud Storage, or the local server that replaces it."""
     if os.environ.get(_EMULATOR_VARIABLE):
-        # Beam would first look for credentials for half a minute.
+        # Otherwise Beam looks for credentials for half a minute.
         return GcsIO(storage_client=StorageClient.create_anonymous_client())
     return GcsIO()
 
@@ -81,16 +81,16 @@ def objects_under(option: str, prefix: str) -> list[InputFile]:
         raise OptionsError(f"{option}: the bucket of {prefix} does not exist.") from None
     except (GoogleAPIError, GoogleAuthError) as error:
         raise OptionsError(f"{option}: {prefix} cannot be read ({type(error).__name__}).") from None
-    # An object whose name ends with a slash stands for a folder.
+    # An object whose name ends with a slash represents a folder.
     return [file for file in listed if not file.path.endswith("/")]
 
 
 def find_files(option: str, patterns: Iterable[str]) -> list[InputFile]:
-    """The files that paths and patterns name, each once.
+    """The files that match the paths and patterns, each once.
 
-    A pattern is one as a shell knows it, on every file system: `*`, `?` and `[…]` stay within a folder and
-    leave out hidden files, and `**` is any number of folders. A path that exists names itself.
-    Raises OptionsError for a pattern that names no file, and for what cannot be read.
+    Patterns work as in a shell, on every file system: `*`, `?` and `[…]` stay within a folder and skip hidden
+    files, and `**` matches any number of folders. An existing path matches itself. Raises OptionsError for a
+    pattern without a match, and for an unreadable file.
     """
     found: dict[str, InputFile] = {}
     for pattern in patterns:
@@ -121,7 +121,7 @@ def _file(option: str, path: str) -> InputFile:
         raise OptionsError(f"{option}: {path} is neither a file nor a pipe.")
     if not os.access(path, os.R_OK):
         raise OptionsError(f"{option}: {path} cannot be read (Permission denied).")
-    # A worker is another process, to which /dev/stdin is another file.
+    # A worker is another process, for which /dev/stdin is a different file.
     return InputFile(os.path.realpath(path) if path.startswith(("/dev/", "/proc/")) else path, status.st_size)
 
 

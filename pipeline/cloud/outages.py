@@ -1,4 +1,4 @@
-"""Which services do not answer this process at the moment, and since when."""
+"""The current outages: which calls of this process fail, and since when."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ from transforms.times import MICROS
 
 
 class Call(NamedTuple):
-    """What is asked of a service, such as ("BigQuery", "table PROJECT.DATASET.TABLE", "write to")."""
+    """A kind of request to a service, such as ("BigQuery", "table PROJECT.DATASET.TABLE", "write to")."""
 
     service: str
     resource: str
@@ -16,9 +16,9 @@ class Call(NamedTuple):
 
 
 class Outage(NamedTuple):
-    """A call that failed whenever it was tried since `since_us` (microseconds since the epoch).
+    """A call that has failed on every attempt since `since_us` (microseconds since the epoch).
 
-    `error` is the class of the newest error: its message might quote a value.
+    `error` is the class of the latest error, not its message, which might quote a value.
     """
 
     since_us: int
@@ -26,32 +26,32 @@ class Outage(NamedTuple):
 
 
 class Outages:
-    """The calls that fail; any thread may report."""
+    """The failing calls; safe to use from any thread."""
 
     def __init__(self) -> None:
-        """With everything answering."""
+        """Without an outage."""
         self._lock = threading.Lock()
         self._outages: dict[Call, Outage] = {}
 
     def failed(self, call: Call, error: BaseException) -> None:
-        """Takes note of a failure."""
+        """Records a failed attempt."""
         with self._lock:
             known = self._outages.get(call)
             since_us = known.since_us if known else int(time.time() * MICROS)
             self._outages[call] = Outage(since_us, type(error).__name__)
 
     def answered(self, call: Call) -> None:
-        """The call works, or works again."""
-        # Without the lock nearly always: it is called for every write.
+        """Records a successful attempt, which ends an outage."""
+        # Almost always without the lock, because every write calls this.
         if call in self._outages:
             with self._lock:
                 self._outages.pop(call, None)
 
     def current(self) -> dict[Call, Outage]:
-        """What fails now."""
+        """The outages at this moment."""
         with self._lock:
             return dict(self._outages)
 
 
-# One for the process: runners copy the steps that use the services, and hand nothing back.
+# One per process: runners copy the steps that use the services, and return nothing from them.
 OUTAGES = Outages()

@@ -1,1 +1,1 @@
-"""Streaming on the DirectRunner."""
+"""What the DirectRunner needs: a reader, a patched streaming runner, worker processes."""

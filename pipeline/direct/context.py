@@ -1,4 +1,4 @@
-"""What the run of one pipeline knows. Tied to Beam's version, like `pipeline.direct.runner`."""
+"""The context of one pipeline run. Tied to Beam's version, like `pipeline.direct.runner`."""
 
 import itertools
 import threading
@@ -18,10 +18,10 @@ from apache_beam.utils.timestamp import Timestamp
 
 from pipeline.direct.dofns import PreparedDoFn
 from pipeline.direct.state import KeyedStates, StepContext
-from pipeline.direct.subscription import ReadFromPubSubDirect, Subscription, SubscriptionError
+from pipeline.direct.subscription import ReadFromPubSubDirect, Subscription
 from transforms.times import MICROS
 
-# An idle pipeline looks at its timers so often: they fire that much late at the most.
+# How often an idle pipeline checks its timers, and so their greatest delay.
 _IDLE_SECONDS = 0.01
 
 
@@ -46,7 +46,7 @@ class _WatermarkManager(WatermarkManager):
 
 
 class _Metrics(DirectMetrics):
-    """Metrics that can be asked for while the pipeline adds to them."""
+    """Metrics that can be queried while the pipeline updates them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,11 +62,11 @@ class _Metrics(DirectMetrics):
 
 
 class EvaluationContext(evaluation_context.EvaluationContext):
-    """What the run of one pipeline knows; nothing of it outlives the run."""
+    """The context of one run; nothing of it outlives the run."""
 
     def __init__(self, options: PipelineOptions, graph: ConsumerTrackingPipelineVisitor) -> None:
         clock = RealClock()
-        # Stacking saves memory by comparing every element with the one before.
+        # Stacking saves memory, but compares every element with its predecessor.
         super().__init__(
             options,
             BundleFactory(stacked=False),
@@ -86,16 +86,18 @@ class EvaluationContext(evaluation_context.EvaluationContext):
         self.subscriptions: dict[AppliedPTransform, Subscription] = {}
         self.dofns: dict[AppliedPTransform, PreparedDoFn] = {}
 
-    def start(self, fail: Callable[[SubscriptionError], None]) -> None:
-        """Starts to pull from every subscription."""
+    def start(self, fail: Callable[[Exception], None]) -> None:
+        """Starts to read every subscription."""
         for step in self._root_transforms:
             if isinstance(step.transform, ReadFromPubSubDirect):
-                self.subscriptions[step] = Subscription(step.transform, self._changed, fail)
+                self.subscriptions[step] = Subscription(
+                    step.transform.source, step.transform.hold_seconds, self._changed, fail
+                )
         for subscription in self.subscriptions.values():
             subscription.start()
 
     def stop(self) -> None:
-        """Ends what `start` and the steps have started; the worker has ended."""
+        """Stops the subscriptions and tears the DoFns down; call it after the worker has ended."""
         for subscription in self.subscriptions.values():
             subscription.stop()
         for subscription in self.subscriptions.values():
@@ -109,7 +111,7 @@ class EvaluationContext(evaluation_context.EvaluationContext):
         return self._clock.time()
 
     def wait_for_messages(self) -> None:
-        """Waits for a message of any subscription, but not for long: timers may fall due."""
+        """Waits briefly for a message of any subscription; not longer, because timers may fall due."""
         with self._changed:
             self._changed.wait_for(
                 lambda: any(subscription.waiting() for subscription in self.subscriptions.values()),
@@ -117,7 +119,7 @@ class EvaluationContext(evaluation_context.EvaluationContext):
             )
 
     def read_watermark(self) -> Timestamp:
-        """No message to come is older. In whole seconds: each move is carried through all steps."""
+        """No later message is older. In whole seconds, because each advance passes through all steps."""
         bound_us = min(subscription.read_until_us() for subscription in self.subscriptions.values())
         self._read_watermark = max(self._read_watermark, bound_us // MICROS)
         return Timestamp(self._read_watermark)

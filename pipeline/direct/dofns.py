@@ -1,4 +1,4 @@
-"""A step's DoFn, set up once for the whole run. Tied to Beam's version, like `pipeline.direct.runner`."""
+"""DoFns that are set up once per run. Tied to Beam's version, like `pipeline.direct.runner`."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from apache_beam.utils import counters
 
 
 class _Output(Receiver):
-    """One output of a step; passes what comes on to the bundle of the moment."""
+    """One output of a step; adds elements to the current bundle."""
 
     def __init__(self, step: AppliedPTransform, tag: Any) -> None:
         self.pcollection: PCollection[Any] = PCollection(step.inputs[0].pipeline, tag=tag)
@@ -26,7 +26,7 @@ class _Output(Receiver):
 
 
 class PreparedDoFn:
-    """A DoFn that is set up once. Beam pickles and inspects it anew for every bundle."""
+    """A step's DoFn, set up once. Beam pickles and inspects it for every bundle."""
 
     def __init__(self, step: AppliedPTransform, side_inputs: list[Any]) -> None:
         transform: Any = step.transform

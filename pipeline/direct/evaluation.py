@@ -17,12 +17,12 @@ from pipeline.direct.subscription import ReadFromPubSubDirect
 
 
 class _ReadEvaluator(transform_evaluator._TransformEvaluator):
-    """Hands over what is waiting in a subscription, when the runner asks for more."""
+    """Hands over the waiting messages of a subscription when the runner asks for more."""
 
     _evaluation_context: EvaluationContext
 
     def process_element(self, element: Any) -> None:
-        """The element is only what brings the runner back here."""
+        """The element only makes the runner come back here."""
 
     def finish_bundle(self) -> TransformResult:
         context = self._evaluation_context
@@ -36,19 +36,19 @@ class _ReadEvaluator(transform_evaluator._TransformEvaluator):
             for message in messages:
                 timestamp = Timestamp(micros=message.publish_us)
                 bundles[0].output(GlobalWindows.windowed_value(message, timestamp=timestamp))
-        # As Beam's own roots do, but not empty: Beam keeps empty bundles for ever.
+        # As Beam's own roots do, but with an element: Beam never removes empty bundles.
         again = context.create_bundle(PBegin(output.pipeline))
         again.add(GlobalWindows.windowed_value(None, timestamp=watermark))
         return TransformResult(self, bundles, [again], None, {None: watermark})
 
 
 class _DoFnEvaluator(transform_evaluator._ParDoEvaluator):
-    """Evaluates a bundle with the step's one DoFn."""
+    """Evaluates a bundle with the step's prepared DoFn."""
 
     _evaluation_context: EvaluationContext
 
     def start_bundle(self) -> None:
-        # Back at the end of the bundle: a DoFn that has raised is not used again.
+        # Put back at the end of the bundle, so that a DoFn that has raised is not reused.
         prepared = self._evaluation_context.dofns.pop(self._applied_ptransform, None)
         self._prepared = prepared or PreparedDoFn(self._applied_ptransform, self._side_inputs)
         self.runner = self._prepared.runner
@@ -62,7 +62,7 @@ class _DoFnEvaluator(transform_evaluator._ParDoEvaluator):
         self.runner.start()
 
     def process_timer_wrapper(self, timer_firing: TimerFiring) -> None:
-        # A bundle that came first may have moved or cleared the timer; Beam would clear the moved one.
+        # An earlier bundle may have moved or cleared the timer; Beam would clear the moved one.
         timers = self._step_context.get_keyed_state(timer_firing.encoded_key).timers
         name = (timer_firing.name, timer_firing.time_domain, timer_firing.dynamic_timer_tag)
         if timers.get(timer_firing.window, {}).get(name) == timer_firing.timestamp:
@@ -77,8 +77,8 @@ class _DoFnEvaluator(transform_evaluator._ParDoEvaluator):
             self.runner.teardown()
         else:
             self._evaluation_context.dofns[self._applied_ptransform] = self._prepared
-        # The worker measures each step in the container of its first bundle for ever; the runner commits
-        # the container of each bundle, and would count the first bundle alone.
+        # The worker always counts in the container of the step's first bundle, while the runner commits the
+        # container of each bundle, so it would count only the first.
         measured = _measured()
         self._evaluation_context.metrics().commit_logical(None, measured.get_cumulative())
         measured.reset()
@@ -87,12 +87,12 @@ class _DoFnEvaluator(transform_evaluator._ParDoEvaluator):
 
 
 def _measured() -> Any:
-    """The container of the metrics of the step that runs."""
+    """The metrics container of the running step."""
     return get_current_tracker().current_state().metrics_container
 
 
 class Registry(transform_evaluator.TransformEvaluatorRegistry):
-    """Beam's evaluators, but for reads and DoFns."""
+    """Beam's evaluators, with our own for reads and DoFns."""
 
     def __init__(self, context: EvaluationContext) -> None:
         super().__init__(context)
@@ -100,6 +100,6 @@ class Registry(transform_evaluator.TransformEvaluatorRegistry):
         self._evaluators[beam.ParDo] = _DoFnEvaluator
 
     def should_execute_serially(self, applied_ptransform: AppliedPTransform) -> bool:
-        # There is one worker thread, and it takes bundles in their order. Beam's queue for serial steps
-        # reverses it, and to find out which steps those are it inspects their DoFn for every bundle.
+        # The single worker thread takes bundles in order. Beam's queue for serial steps reverses that order,
+        # and inspects the DoFn for every bundle to find serial steps.
         return False

@@ -1,10 +1,10 @@
-"""The stream on one machine: the DirectRunner's way of reading Pub/Sub, and what it takes to keep up.
+"""The streaming runner for one machine.
 
-Beam's BundleBasedDirectRunner is the only runner that executes processing-time timers without a
-server, but its Pub/Sub read pulls ten messages at a time, blocks all timers while a subscription is
-idle and acknowledges before anything is processed; and its bookkeeping costs milliseconds per step and
-bundle, and more with every key. Everything that the project does about it is in this package, which
-therefore relies on the internals of one version of Beam; a test checks that they have not changed.
+Beam's BundleBasedDirectRunner is the only runner that executes processing-time timers without a server. But
+its Pub/Sub read pulls ten messages at a time, blocks all timers while a subscription is idle, and
+acknowledges messages before they are processed. Its bookkeeping costs milliseconds per step and bundle, and
+more with every key. This package replaces those parts, so it depends on the internals of one version of Beam;
+a test checks that they have not changed.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ from apache_beam.runners.direct.consumer_tracking_pipeline_visitor import Consum
 
 from pipeline.direct.context import EvaluationContext
 from pipeline.direct.evaluation import Registry
-from pipeline.direct.subscription import Held, SubscriptionError
+from pipeline.direct.subscription import Unacknowledged
 
 _STOP_SECONDS = 5.0
 
@@ -43,7 +43,7 @@ class _ParallelExecutor(executor._ExecutorServiceParallelExecutor):
             if error := self.visible_updates.take().exception:
                 raise error
         finally:
-            # Beam stops nothing when the wait is interrupted.
+            # When the wait is interrupted, Beam stops nothing.
             self._stop()
 
     def request_shutdown(self) -> None:
@@ -56,26 +56,28 @@ class _ParallelExecutor(executor._ExecutorServiceParallelExecutor):
         self.evaluation_context.stop()
 
     def schedule_consumers(self, committed_bundle: Any) -> None:
-        # A bundle carries elements and nothing else (watermarks travel by themselves), so an empty one
-        # changes nothing; Beam would send it through every step downstream.
+        # An empty bundle has no effect, because watermarks travel separately; Beam would still send it
+        # through every step downstream.
         if committed_bundle.has_elements():
             super().schedule_consumers(committed_bundle)
 
-    def _fail(self, error: SubscriptionError) -> None:
-        # As a step's exception ends the pipeline, but not tried four times with a stack trace each.
+    def _fail(self, error: Exception) -> None:
+        # Ends the pipeline as a step's exception does, but without four attempts and their stack traces.
         self.visible_updates.offer(self._VisibleExecutorUpdate(error))
 
 
 class StreamingResult(direct_runner.DirectPipelineResult):
     """A running stream."""
 
-    def held(self) -> dict[str, Held]:
-        """What is held of each subscription, by its path."""
+    def unacknowledged(self) -> dict[str, Unacknowledged]:
+        """What is not acknowledged yet, by the subscription's path."""
         reads = self._evaluation_context.subscriptions
-        return {step.transform.subscription: subscription.held() for step, subscription in reads.items()}
+        return {
+            step.transform.source.path: subscription.unacknowledged() for step, subscription in reads.items()
+        }
 
     def state_bytes(self) -> int:
-        """The size of all state, encoded as it is held."""
+        """The size of all encoded state, in bytes."""
         return sum(states.bytes for states in self._evaluation_context._transform_keyed_states.values())
 
 

@@ -13,7 +13,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 
 class StepContext(evaluation_context.DirectStepContext):
-    """A bundle's view of its step's state, which is copied without `deepcopy`."""
+    """A bundle's view of its step's state, copied without `deepcopy`."""
 
     def get_keyed_state(self, key: bytes | None) -> evaluation_context.DirectUnmergedState:
         state = self.partial_keyed_state.get(key)
@@ -39,10 +39,10 @@ def _copied(
 
 
 class DueKeys:
-    """Keys in the order in which a timer of theirs may fall due."""
+    """Keys, ordered by the earliest time at which one of their timers may fall due."""
 
     def __init__(self) -> None:
-        """Without a key."""
+        """Empty."""
         self._heap: list[tuple[float, int, bytes | None]] = []
         self._earliest: dict[bytes | None, float] = {}
         self._order = itertools.count()
@@ -51,10 +51,10 @@ class DueKeys:
         return len(self._earliest)
 
     def add(self, key: bytes | None, moment: float) -> None:
-        """A timer of the key may fall due then.
+        """Notes that a timer of the key may fall due at `moment`.
 
-        A timer that is put off leaves its old moment in place, at which whoever pops it adds it again:
-        a timer that every event puts off costs nothing but at its first moment.
+        A postponed timer keeps its old entry; when that is popped, the caller adds the key again. So a timer
+        that every event postpones costs nothing until its first moment.
         """
         earliest = self._earliest.get(key)
         if earliest is None or moment < earliest:
@@ -62,7 +62,7 @@ class DueKeys:
             heapq.heappush(self._heap, (moment, next(self._order), key))
 
     def pop(self, now: float) -> list[bytes | None]:
-        """Removes the keys whose moment has come."""
+        """Removes and returns the keys whose moment has come."""
         keys = []
         while self._heap and self._heap[0][0] <= now:
             moment, _, key = heapq.heappop(self._heap)
@@ -73,7 +73,7 @@ class DueKeys:
 
 
 class KeyedStates(dict[bytes | None, Any]):
-    """One step's state by key. Beam looks through all keys, several times a bundle, for due timers."""
+    """One step's state by key. Beam scans all keys for due timers, several times per bundle."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,11 +89,11 @@ class KeyedStates(dict[bytes | None, Any]):
             self._watch(key, state)
 
     def has_realtime_timers(self) -> bool:
-        """Whether any timer in processing time may be set."""
+        """Whether a processing-time timer may be set."""
         return bool(self._due[TimeDomain.REAL_TIME])
 
     def due(self, watermark: Timestamp, now: float) -> list[TimerFiring]:
-        """The timers that are due; they stay so until they are delivered and the state is set again."""
+        """The due timers; they remain due until they are delivered and the state is set again."""
         keys = self._due[TimeDomain.REAL_TIME].pop(now) + self._due[TimeDomain.WATERMARK].pop(
             float(watermark)
         )
@@ -122,6 +122,6 @@ def _is_blank(state: Any) -> bool:
 
 
 def _size(state: Any) -> int:
-    """The bytes of the encoded values in a key's state; null has none."""
+    """The total size of the encoded values in a key's state; 0 for None."""
     values = itertools.chain.from_iterable(_values(state)) if state else ()
     return sum(len(value) for value in values if isinstance(value, bytes))

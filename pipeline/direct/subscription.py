@@ -1,63 +1,43 @@
-"""The DirectRunner's Pub/Sub reader: pulls, hands over, acknowledges, gives back.
+"""The DirectRunner's reader: receives messages, hands them over, acknowledges them or gives them back.
 
-It rests on nothing of Beam's but its public classes.
+It uses only Beam's public classes.
 """
 
 import itertools
 import logging
 import threading
-import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.pvalue import PBegin, PCollection
 from apache_beam.transforms.window import GlobalWindows
-from google.api_core import exceptions
-from google.api_core.retry import Retry
-from google.pubsub_v1.types import PullResponse
 
-from pipeline.cloud.clients import PUBSUB_TRANSIENT, subscriber
-from pipeline.cloud.outages import OUTAGES, Call
-from pipeline.errors import OperatorError
+from pipeline.sources.pubsub import PubSubSource
+from pipeline.sources.source import IDS_PER_REQUEST, RECEIVE_SECONDS, Source
 from transforms.message import Message
-from transforms.times import MICROS
 
 _LOGGER = logging.getLogger(__name__)
 
-# What a pull asks for, and what the pipeline is handed at a time.
+# Limit of one pull, and of what the pipeline takes at a time.
 MAX_MESSAGES = 1000
 
-# A subscription is pulled only while less than this waits for the pipeline, so at most twice as much does.
+# Pull only while less than this is waiting, so that at most twice as much waits.
 _ENOUGH_MESSAGES = 1000
 _ENOUGH_BYTES = 16 * 1024 * 1024
 
-# How long a pull waits for a message; after a failure not long, to find out whether it works again. When one
-# has waited in vain, everything older has been read: a rebuild writes its rows that much later.
-_PULL_SECONDS = 5.0
-_TRY_SECONDS = 1.0
-
-# A pull returns as soon as there is one message; at a pull for each, pulling would take more time than
-# processing.
+# A pull returns as soon as there is one message. One pull per message would cost more than the processing.
 _PULL_PAUSE_SECONDS = 0.01
 _ACKNOWLEDGE_EVERY_SECONDS = 0.1
 
-# A request may have 512 KiB; an acknowledgement id has a few hundred bytes.
-_IDS_PER_REQUEST = 500
-_REQUEST_SECONDS = 10.0
-
-# How long a failed acknowledgement is tried again; then the messages are redelivered.
+# How long a failing acknowledgement is retried; after that, the messages are redelivered.
 _ACKNOWLEDGE_PATIENCE_SECONDS = 60.0
 _STOP_SECONDS = 5.0
 
 
-class SubscriptionError(OperatorError):
-    """A subscription cannot be read."""
-
-
-class Held(NamedTuple):
-    """Messages that were pulled and not acknowledged yet; the publish time (µs) of the oldest, if any."""
+class Unacknowledged(NamedTuple):
+    """How many messages are received but not acknowledged; the oldest's publish time (µs), None if none."""
 
     messages: int
     oldest_us: int | None
@@ -67,14 +47,14 @@ class Held(NamedTuple):
 class ReadFromPubSubDirect(beam.PTransform[Any, Any]):
     """PBegin → Message, with its publish time as timestamp; for the StreamingDirectRunner only.
 
-    A message is acknowledged when it has passed two buffers in series (rows, then the dead letters of
-    rows that were refused), each of which may hold it for `hold_seconds`.
+    A message is acknowledged when it has passed two buffers in series (rows, then dead letters of rejected
+    rows), each of which may hold it for `hold_seconds`.
     """
 
     def __init__(self, subscription: str, hold_seconds: float) -> None:
         """`subscription` is projects/PROJECT/subscriptions/NAME."""
         super().__init__()
-        self.subscription = subscription
+        self.source: Source = PubSubSource(subscription)
         self.hold_seconds = hold_seconds
 
     def expand(self, begin: PBegin) -> PCollection[Message]:
@@ -85,28 +65,28 @@ class ReadFromPubSubDirect(beam.PTransform[Any, Any]):
 
 
 class HoldLedger:
-    """What was handed to the pipeline, until it has passed two buffers of `hold_seconds` each.
+    """Messages in the pipeline, until they have passed two buffers of `hold_seconds` each.
 
-    The runner asks for more only when nothing is being processed and no timer is due. So when it asks
-    for the first time after a hand-over, all of that is processed or in a first buffer; when it has
-    asked at least `hold_seconds` later, the first buffer's timers have fired, and what came out is
-    processed or in a second one; and the same again.
+    The runner asks for more only when nothing is being processed and no timer is due. So at its first request
+    after a hand-over, every message is either processed or in a first buffer. At a request that follows one
+    at least `hold_seconds` later, the first buffer's timers have fired, and what came out is processed or in
+    a second buffer; then the same again.
     """
 
     def __init__(self, hold_seconds: float) -> None:
-        """With nothing handed over yet."""
+        """Empty."""
         self._hold_seconds = hold_seconds
         self._handed_over: list[str] = []
         self._buffered: tuple[deque[tuple[float, list[str]]], ...] = (deque(), deque())
         self._asked_at = float("-inf")
 
     def add(self, ids: list[str]) -> None:
-        """Remembers what was handed over."""
+        """Adds the ids of messages that were handed over."""
         self._handed_over += ids
 
     def turn(self, now: float) -> list[str]:
-        """The ids that may be acknowledged, when the runner asks at `now` (seconds, the timers' clock)."""
-        # The timers due at the last time of asking have fired since; those due now maybe not.
+        """The ids to acknowledge when the runner asks for more at `now` (seconds, on the timers' clock)."""
+        # Timers due at the previous request have fired since; timers due now may not have.
         begun_before = self._asked_at - self._hold_seconds
         first, second = self._buffered
         settled = _begun_before(second, begun_before)
@@ -118,7 +98,7 @@ class HoldLedger:
         self._asked_at = now
         return settled
 
-    def held(self) -> list[str]:
+    def pending(self) -> list[str]:
         """All ids that may not be acknowledged yet."""
         buffered = itertools.chain(*self._buffered)
         return [*itertools.chain.from_iterable(ids for _, ids in buffered), *self._handed_over]
@@ -132,68 +112,60 @@ def _begun_before(entries: deque[tuple[float, list[str]]], limit: float) -> list
 
 
 class Subscription:
-    """One subscription: a thread pulls its messages, another acknowledges them.
-
-    No deadline is extended: a message is held for a few seconds, and the subscription's deadline is
-    longer. If BigQuery is out for longer than that, Pub/Sub delivers again what waits, and the
-    deduplication drops it.
-    """
+    """Reads one source: a thread receives its messages, another acknowledges them."""
 
     def __init__(
         self,
-        read: ReadFromPubSubDirect,
+        source: Source,
+        hold_seconds: float,
         changed: threading.Condition,
-        fail: Callable[[SubscriptionError], None],
+        fail: Callable[[Exception], None],
     ) -> None:
-        """`changed` guards what is waiting in all subscriptions; `fail` ends the pipeline."""
-        self._path = read.subscription
-        self._pulling = Call("Pub/Sub", f"subscription {self._path}", "pull from")
+        """`changed` guards the waiting messages of all subscriptions; `fail` ends the pipeline."""
+        self._source = source
         self._changed = changed
         self._fail = fail
-        self._ledger = HoldLedger(read.hold_seconds)
+        self._ledger = HoldLedger(hold_seconds)
         self._waiting: deque[tuple[Message, str]] = deque()
         self._waiting_bytes = 0
         self._unacknowledged: dict[str, int] = {}
         self._read_until_us = 0
         self._settled: list[str] = []
         self._stopped = threading.Event()
-        self._puller = threading.Thread(target=self._pull_forever, name=f"pull {self._path}", daemon=True)
-        self._answerer = threading.Thread(target=self._answer, name=f"answer {self._path}", daemon=True)
+        self._puller = threading.Thread(target=self._pull_forever, name=f"pull {source.path}", daemon=True)
+        self._answerer = threading.Thread(target=self._answer, name=f"answer {source.path}", daemon=True)
 
     def start(self) -> None:
-        """Starts to pull."""
+        """Starts the threads."""
         self._puller.start()
         self._answerer.start()
 
     def stop(self) -> None:
-        """Acknowledges what may be, and gives back the rest: the next reader need not wait for it."""
+        """Makes the threads acknowledge settled messages and give the others back for the next reader."""
         with self._changed:
             self._stopped.set()
             self._changed.notify_all()
 
     def join(self) -> None:
-        """Waits until `stop` has done so, but not for long."""
-        self._answerer.join(_PULL_SECONDS + 2 * _STOP_SECONDS)
+        """Waits for that after `stop`, for a limited time."""
+        self._answerer.join(RECEIVE_SECONDS + 2 * _STOP_SECONDS)
 
     def waiting(self) -> int:
-        """How many messages the pipeline has not asked for yet."""
+        """The number of messages that the pipeline has not taken yet."""
         return len(self._waiting)
 
     def read_until_us(self) -> int:
-        """Every message published before this (µs) has been taken.
-
-        Pub/Sub hands out the oldest messages first, and none only when there are none left.
-        """
+        """Every message published before this (µs since the epoch) has been handed over."""
         with self._changed:
             return self._waiting[0][0].publish_us if self._waiting else self._read_until_us
 
-    def held(self) -> Held:
-        """What Pub/Sub still answers for."""
+    def unacknowledged(self) -> Unacknowledged:
+        """What the source would deliver again."""
         with self._changed:
-            return Held(len(self._unacknowledged), min(self._unacknowledged.values(), default=None))
+            return Unacknowledged(len(self._unacknowledged), min(self._unacknowledged.values(), default=None))
 
     def take(self, now: float) -> list[Message]:
-        """Up to MAX_MESSAGES, when the runner asks at `now`."""
+        """Hands over up to MAX_MESSAGES; the runner asks at `now`."""
         with self._changed:
             if self._stopped.is_set():
                 return []
@@ -208,13 +180,13 @@ class Subscription:
     def _pull_forever(self) -> None:
         try:
             while self._wait_for_room():
-                received, until_us = self._pull()
+                received, until_us = self._source.receive(MAX_MESSAGES, self._stopped.is_set)
                 self._keep(received, until_us)
                 if len(received) < MAX_MESSAGES // 10:
                     self._stopped.wait(_PULL_PAUSE_SECONDS)
         except Exception as error:
             if not self._stopped.is_set():
-                self._fail(SubscriptionError(_explanation(self._path, error)))
+                self._fail(error)
 
     def _wait_for_room(self) -> bool:
         with self._changed:
@@ -225,44 +197,6 @@ class Subscription:
                 )
             )
         return not self._stopped.is_set()
-
-    def _pull(self) -> tuple[list[tuple[Message, str]], int]:
-        """What there is now, and the time (µs) up to which that is everything."""
-        retry = Retry(
-            predicate=lambda error: isinstance(error, PUBSUB_TRANSIENT) and not self._stopped.is_set(),
-            initial=0.1,
-            maximum=10.0,
-            timeout=None,
-            on_error=self._note_failure,
-        )
-        received: tuple[list[tuple[Message, str]], int] = retry(self._pull_once)()
-        OUTAGES.answered(self._pulling)
-        return received
-
-    def _note_failure(self, error: Exception) -> None:
-        _LOGGER.warning("Pulling from %s failed (%s) and is tried again.", self._path, type(error).__name__)
-        OUTAGES.failed(self._pulling, error)
-
-    def _pull_once(self) -> tuple[list[tuple[Message, str]], int]:
-        timeout = _TRY_SECONDS if self._pulling in OUTAGES.current() else _PULL_SECONDS
-        began_us = int(time.time() * MICROS)
-        try:
-            response = subscriber().pull(
-                subscription=self._path, max_messages=MAX_MESSAGES, retry=None, timeout=timeout
-            )
-        except exceptions.DeadlineExceeded:
-            response = PullResponse()
-        # The plain protocol buffer: reading the wrapper's fields takes longer than the pull.
-        messages = [self._message(received) for received in PullResponse.pb(response).received_messages]
-        return messages, max((message.publish_us for message, _ in messages), default=began_us)
-
-    def _message(self, received: Any) -> tuple[Message, str]:
-        message = received.message
-        publish_us = message.publish_time.seconds * MICROS + message.publish_time.nanos // 1000
-        return (
-            Message(message.data, dict(message.attributes), self._path, message.message_id, publish_us),
-            received.ack_id,
-        )
 
     def _keep(self, received: list[tuple[Message, str]], until_us: int) -> None:
         with self._changed:
@@ -280,53 +214,38 @@ class Subscription:
             self._acknowledge_settled()
         self._acknowledge_settled()
         with self._changed:
-            unfinished = [*self._ledger.held(), *(ack_id for _, ack_id in self._waiting)]
+            unfinished = [*self._ledger.pending(), *(ack_id for _, ack_id in self._waiting)]
         if unfinished:
             self._give_back(unfinished)
-            # A pull that is under way (and cannot be called off) may get them, and gives them back again.
-            self._puller.join(_PULL_SECONDS + _STOP_SECONDS)
+            # A pull in progress cannot be cancelled; it may receive them, and then gives them back again.
+            self._puller.join(RECEIVE_SECONDS + _STOP_SECONDS)
 
     def _acknowledge_settled(self) -> None:
         with self._changed:
             ids, self._settled = self._settled, []
-        for portion in itertools.batched(ids, _IDS_PER_REQUEST, strict=False):
-            self._request("acknowledge", ack_ids=list(portion))
+        for portion in itertools.batched(ids, IDS_PER_REQUEST, strict=False):
+            self._request(self._source.acknowledge, portion)
             with self._changed:
                 for ack_id in portion:
                     self._unacknowledged.pop(ack_id, None)
-            _LOGGER.debug("%s: %d messages acknowledged.", self._path, len(portion))
+            _LOGGER.debug("%s: %d messages acknowledged.", self._source.path, len(portion))
 
     def _give_back(self, ids: list[str]) -> None:
-        for portion in itertools.batched(ids, _IDS_PER_REQUEST, strict=False):
-            self._request("modify_ack_deadline", ack_ids=list(portion), ack_deadline_seconds=0)
+        for portion in itertools.batched(ids, IDS_PER_REQUEST, strict=False):
+            self._request(self._source.give_back, portion)
 
-    def _request(self, method: str, **arguments: Any) -> None:
+    def _request(self, request: Callable[[Sequence[str], float], None], ids: Sequence[str]) -> None:
         patience = _STOP_SECONDS if self._stopped.is_set() else _ACKNOWLEDGE_PATIENCE_SECONDS
-        retry = Retry(
-            predicate=lambda error: isinstance(error, PUBSUB_TRANSIENT),
-            initial=0.1,
-            maximum=10.0,
-            timeout=patience,
-        )
-        call = getattr(subscriber(), method)
         try:
-            retry(call)(subscription=self._path, **arguments, retry=None, timeout=_REQUEST_SECONDS)
+            request(ids, patience)
         except Exception as error:
-            # Not the end of the pipeline: they are delivered again, and dropped as duplicates. After the
-            # end of the pipeline, whoever runs the emulator may have ended it as well.
+            # The pipeline goes on: the messages are delivered again, and dropped as duplicates. Once it has
+            # ended, the emulator may be gone as well.
             _LOGGER.log(
                 logging.DEBUG if self._stopped.is_set() else logging.WARNING,
                 "%s: %s failed for %d messages (%s); they will be delivered again.",
-                self._path,
-                method,
-                len(arguments["ack_ids"]),
+                self._source.path,
+                request.__name__,
+                len(ids),
                 type(error).__name__,
             )
-
-
-def _explanation(path: str, error: Exception) -> str:
-    if isinstance(error, exceptions.NotFound):
-        return f"The subscription {path} does not exist: create it with `python -m pipeline.provision`."
-    if isinstance(error, exceptions.PermissionDenied):
-        return f"The subscription {path} may not be read with these credentials: they lack a role for it."
-    return f"The subscription {path} cannot be read: {str(error).partition('\n')[0]}"

@@ -1,7 +1,7 @@
 """The worker processes of a bounded run on this machine.
 
-In place of Beam's own: those print a stack trace of whatever fails, and a stopped run may wait for them
-without end. Tied to Beam's version, like `pipeline.direct.runner`.
+They replace Beam's own, which print a stack trace for every failure, and for which a stopped run may wait
+forever. Tied to Beam's version, like `pipeline.direct.runner`.
 """
 
 import os
@@ -23,18 +23,18 @@ _SHOWING = b"showing errors"
 
 
 def worker_environment(options: RehabOptions) -> "Environment | None":
-    """That of a run in several processes, as the options say; None for a run in this one."""
+    """The environment for several worker processes; None for a run in this process."""
     direct = options.view_as(DirectOptions)
     if direct.direct_running_mode != "multi_processing":
         return None
-    # Else Beam would take its own.
+    # Otherwise Beam would use its own environment.
     direct.direct_running_mode = None
     return WorkerProcesses(_SHOWING if options.verbose else b"")
 
 
 @Environment.register_urn(_URN, bytes)
 class WorkerProcesses(Environment):
-    """Workers that are processes of this machine."""
+    """Workers as processes on this machine."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class WorkerProcesses(Environment):
         artifacts: Iterable[Any] = (),
         resource_hints: Mapping[str, bytes] | None = None,
     ) -> None:
-        """`payload` says whether they show their errors; the rest is as Beam has it."""
+        """`payload` says whether workers print their errors; the other arguments are Beam's."""
         super().__init__(capabilities, artifacts, resource_hints)
         self._payload = payload
 
@@ -81,18 +81,19 @@ class _Process(GrpcWorkerHandler):
             stdin=subprocess.DEVNULL,
             stderr=self._errors,
             env={**os.environ, **environment, "WORKER_ID": self.worker_id},
-            # The terminal's Ctrl-C reaches only the first process, which ends the others in order.
+            # The terminal's Ctrl-C then reaches only the main process, which stops the others in order.
             start_new_session=True,
         )
 
     def close(self) -> None:
-        # Its bundles are done, or not wanted any more; to close its connections first could wait for them.
+        # Kill first: its bundles are done or no longer wanted, and closing the connections might wait for
+        # them.
         self._process.kill()
         self._process.wait()
         super().close()
 
     def stop_worker(self) -> None:
-        """It has ended."""
+        """Nothing to do: `close` has killed the process."""
 
 
 def _text(place: endpoints_pb2.ApiServiceDescriptor) -> str:

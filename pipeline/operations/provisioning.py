@@ -20,13 +20,13 @@ from pipeline.cloud import clients
 from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
 from pipeline.tables import TABLES
 
-# The projections are a function of the last 28 days of events: this is the log that rebuilds them, at
-# Pub/Sub's maximum. A topic's retention serves each of its subscriptions, also for what they have
-# acknowledged, so the subscriptions need not keep it a second time.
+# The projections are a function of the last 28 days of events; the topic's log, at Pub/Sub's maximum, can
+# rebuild them. A topic's retention covers acknowledged messages of all its subscriptions, so the
+# subscriptions need not retain them as well.
 RETENTION = timedelta(days=31)
 
-# Many times what a message waits in a batch before it is acknowledged; and what a killed job held
-# comes back within a minute. A late acknowledgement costs a redelivery, which is dropped as a duplicate.
+# Many times longer than a message waits for its acknowledgement, yet a killed job's messages come back within
+# a minute. A late acknowledgement causes a redelivery, which is dropped as a duplicate.
 ACK_SECONDS = 60
 
 _LOCATION = re.compile(r"[A-Za-z][-A-Za-z0-9]*", re.ASCII)
@@ -35,14 +35,14 @@ Report = Callable[[str], None]
 
 
 class ProvisionError(ValueError):
-    """Something cannot be provisioned as asked; the message is one sentence for the operator."""
+    """Invalid names, or an existing resource that conflicts; the message is one sentence for the operator."""
 
 
 class Resources(NamedTuple):
     """The names of a job's resources.
 
-    Topics and subscriptions as full paths (projects/PROJECT/…), the dataset as PROJECT.DATASET. Both
-    event topics may be the same one, which then has both subscriptions.
+    Topics and subscriptions are full paths (projects/PROJECT/…), the dataset is PROJECT.DATASET. Both event
+    topics may be the same; it then has both subscriptions.
     """
 
     primary_topic: str
@@ -54,11 +54,10 @@ class Resources(NamedTuple):
 
 
 def provision(resources: Resources, location: str | None = None, report: Report = print) -> None:
-    """Creates or updates the resources; `report` gets one line for each.
+    """Creates or updates the resources; `report` receives one line for each.
 
-    `location` is where BigQuery keeps a new dataset (US if not stated). Raises ProvisionError for
-    names that do not work and for resources that exist but do not fit, GoogleAPIError or
-    GoogleAuthError where Google refuses.
+    `location` is the BigQuery location of a new dataset (default US). Raises ProvisionError for invalid names
+    and conflicting resources, GoogleAPIError or GoogleAuthError when Google refuses.
     """
     for problem in _problems(resources, location):
         raise ProvisionError(problem)
@@ -67,10 +66,11 @@ def provision(resources: Resources, location: str | None = None, report: Report 
 
 
 def provision_pubsub(resources: Resources, report: Report = print) -> None:
-    """The part of `provision` for topics and subscriptions, whose names have to work."""
+    """Provisions the topics and subscriptions; their names must be valid."""
     for topic in dict.fromkeys((resources.primary_topic, resources.secondary_topic)):
         report(f"topic {topic}: {_topic(topic, RETENTION)}")
-    # Nudges can be made again from the events; a patient's data is kept in no more places than needed.
+    # No retention: nudges can be derived again from the events, and patient data is stored no more than
+    # needed.
     report(f"topic {resources.nudge_topic}: {_topic(resources.nudge_topic, None)}")
     for subscription, topic in (
         (resources.primary_subscription, resources.primary_topic),
@@ -116,7 +116,7 @@ def _subscription(path: str, topic: str) -> str:
         name=path,
         topic=topic,
         ack_deadline_seconds=ACK_SECONDS,
-        # Without a lifetime: one that no job has read for 31 days is still there, with its backlog.
+        # No expiration: after 31 days without a reader, the subscription and its backlog still exist.
         expiration_policy=ExpirationPolicy(),
     )
     try:
@@ -140,7 +140,7 @@ def _subscription(path: str, topic: str) -> str:
 
 
 def provision_dataset(dataset: str, location: str | None = None, report: Report = print) -> None:
-    """The part of `provision` for a dataset (PROJECT.DATASET), its tables and views."""
+    """Provisions a dataset (PROJECT.DATASET), its tables and views."""
     project, _, _ = dataset.rpartition(".")
     client = clients.bigquery(project)
     report(f"dataset {dataset}: {_dataset(client, dataset, location)}")
@@ -190,7 +190,7 @@ def _table(client: Client, dataset: str, name: str) -> str:
 
 
 def table_definition(dataset: str, name: str) -> Table:
-    """The table as `templates/bigquery/<name>.json` states it, in `dataset` (PROJECT.DATASET)."""
+    """The table that `templates/bigquery/<name>.json` defines, in `dataset` (PROJECT.DATASET)."""
     stated = json.loads(_template(f"{name}.json"))
     table = Table(f"{dataset}.{name}", [SchemaField.from_api_repr(field) for field in stated["schema"]])
     table.description = stated["description"]
@@ -200,7 +200,7 @@ def table_definition(dataset: str, name: str) -> Table:
 
 
 def _merged(label: str, existing: Table, wanted: Table) -> list[SchemaField]:
-    """The existing columns and the new ones; one that only the table has is of another release, and stays."""
+    """The existing columns plus the new ones. A column unknown to this release stays."""
     if existing.time_partitioning != wanted.time_partitioning:
         raise ProvisionError(f"Table {label} exists already, with other partitions.")
     have = {field.name: field for field in existing.schema}
@@ -221,7 +221,7 @@ def _shape(field: SchemaField) -> tuple[object, ...]:
 def _view(client: Client, dataset: str, table: str, view: str) -> str:
     name = f"{dataset}.{view}"
     query = _template(f"{view}.sql").replace("{dataset}", dataset)
-    # A view with `*` also has to be made again when its table has new columns.
+    # A view with `*` must also be replaced when its table gets new columns.
     definition = hashlib.sha256((query + _template(f"{table}.json")).encode()).hexdigest()[:32]
     try:
         if client.get_table(name).labels.get("definition") == definition:
@@ -229,7 +229,7 @@ def _view(client: Client, dataset: str, table: str, view: str) -> str:
         outcome = "updated"
     except NotFound:
         outcome = "created"
-    # In one statement, so that readers find the old view or the new one.
+    # One statement, so that readers always see the old view or the new one.
     client.query_and_wait(
         f"CREATE OR REPLACE VIEW `{name}`"
         f" OPTIONS (description = 'The current rows of {table}.', labels = [('definition', '{definition}')])"

@@ -19,6 +19,7 @@ from rich.table import Table
 from pipeline.cloud.clients import bigquery, publisher
 from pipeline.errors import OperatorError
 from pipeline.sinks.bigquery import TableWriter
+from pipeline.sinks.sink import TableSink
 from pipeline.tables import TABLES
 from transforms.dead_letters import (
     ATTEMPTS_ATTRIBUTE,
@@ -32,14 +33,14 @@ from transforms.message import FIRST_PUBLISH_ATTRIBUTE, PUBLISH_ID_ATTRIBUTE, Me
 from transforms.rows import Row
 from transforms.times import MICROS, to_micros, to_rfc3339
 
-# So many are sent before they are marked: what a crash in between sends again.
+# Letters sent before they are marked; a crash in between sends them again.
 _PORTION = 500
 _SAMPLE = 5
 _PUBLISH_SECONDS = 600
 
 _PENDING = "SELECT * FROM `{dataset}.dead_letters_current` WHERE replayed_at IS NULL"
 _MATCHING = "SELECT * FROM ({chosen}) WHERE {condition}"
-# The line breaks end a comment at the end of a condition.
+# The line breaks terminate a comment at the end of a condition.
 _COUNTS = """
 SELECT reason, attempts < @max_attempts AS due, COUNT(*) AS letters,
   MIN(failed_at) AS oldest, MAX(failed_at) AS newest
@@ -55,11 +56,11 @@ Letter = dict[str, Any]
 
 
 class ReplayError(ValueError):
-    """Arguments that do not work, alone or together; the message is one sentence for the operator."""
+    """Invalid or contradictory arguments; the message is one sentence for the operator."""
 
 
 class Count(NamedTuple):
-    """How many of the chosen dead letters have one reason, and whether they may still be tried."""
+    """Number of selected dead letters with one reason; `due` if they may still be retried."""
 
     reason: str
     due: bool
@@ -69,10 +70,10 @@ class Count(NamedTuple):
 
 
 class Selection:
-    """The dead letters that the arguments choose, of those that have not been replayed since they failed."""
+    """The selected dead letters, without those already replayed since their last failure."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """Raises ReplayError if BigQuery does not take the condition, GoogleAPIError for the rest."""
+        """Raises ReplayError if `--where` is not a valid condition, GoogleAPIError for other failures."""
         self._client = bigquery(options.dataset.partition(".")[0])
         conditions = [_PENDING.format(dataset=options.dataset)]
         self._parameters: list[Any] = [ScalarQueryParameter("max_attempts", "INT64", options.max_attempts)]
@@ -96,7 +97,7 @@ class Selection:
             self._check_condition()
 
     def _check_condition(self) -> None:
-        """Refuses what is not a condition; BigQuery looks at no row for it, so its answer quotes none."""
+        """Refuses an invalid condition. A dry run reads no row, so BigQuery's answer quotes none."""
         try:
             self._client.query(
                 self._chosen, job_config=QueryJobConfig(dry_run=True, query_parameters=self._parameters)
@@ -106,7 +107,7 @@ class Selection:
             raise ReplayError(f"--where does not work: {problem.rstrip('.')}.") from None
 
     def counts(self) -> list[Count]:
-        """How many there are by reason, most first."""
+        """Numbers by reason, largest first."""
         rows = self._query(_COUNTS.format(chosen=self._chosen))
         counts = [
             Count(row["reason"], row["due"], row["letters"], row["oldest"], row["newest"]) for row in rows
@@ -114,11 +115,11 @@ class Selection:
         return sorted(counts, key=lambda count: (-count.letters, count.reason, count.due))
 
     def sample(self) -> list[Letter]:
-        """A few of those that are due."""
+        """A few letters that are due."""
         return [dict(row.items()) for row in self._query(f"{self._due()} LIMIT {_SAMPLE}")]
 
     def portions(self) -> Iterator[list[Letter]]:
-        """Those that are due, some at a time."""
+        """The letters that are due, in portions."""
         for page in self._query(self._due(), page_size=_PORTION).pages:
             yield [dict(row.items()) for row in page]
 
@@ -131,7 +132,7 @@ class Selection:
                 query, job_config=QueryJobConfig(query_parameters=self._parameters), page_size=page_size
             )
         except BadRequest:
-            # What it says may quote a row.
+            # BigQuery's message may quote a row.
             raise OperatorError(
                 "BigQuery cannot look for the dead letters: either --where fails on one of them,"
                 " or `python -m pipeline.provision` has to bring the view up to date."
@@ -139,19 +140,19 @@ class Selection:
 
 
 class Replay:
-    """Sends dead letters back and marks them, so that the next run leaves them out."""
+    """Sends dead letters back and marks them, so that the next run skips them."""
 
     def __init__(self, dataset: str, topic: str | None) -> None:
-        """`topic` may be missing where there are only rows that BigQuery refused."""
+        """`topic` may be None if all letters are rows that BigQuery refused."""
         self._dataset = dataset
         self._topic = topic
-        self._letters = TableWriter(dataset, "dead_letters")
+        self._letters: TableSink = TableWriter(dataset, "dead_letters")
         self.published = 0
         self.written = 0
         self.refused = 0
 
     def send(self, letters: list[Letter]) -> None:
-        """Publishes events and writes rows; raises GoogleAPIError once what was sent is marked."""
+        """Publishes events and writes rows. Marks what was sent, even when it raises GoogleAPIError."""
         self._publish([letter for letter in letters if letter["reason"] != WRITE_REJECTED])
         rejected = [letter for letter in letters if letter["reason"] == WRITE_REJECTED]
         for table in sorted({_table(letter) for letter in rejected}):
@@ -174,9 +175,10 @@ class Replay:
             self.published += len(sent)
 
     def _write(self, table: str, letters: list[Letter]) -> None:
-        """An older version of a row never wins at the reader, so a row can be written at any time."""
+        """Rows may be written late: readers always see the newest version of a row."""
         rows = {letter["dead_letter_id"]: _refused_row(letter) for letter in letters}
-        rejections = TableWriter(self._dataset, table).write(list(rows.values()))
+        sink: TableSink = TableWriter(self._dataset, table)
+        rejections = sink.write(list(rows.values()))
         errors = {rejection.row.key: rejection.error for rejection in rejections}
         written = [letter for letter in letters if letter["dead_letter_id"] not in errors]
         again = [letter for letter in letters if letter["dead_letter_id"] in errors]
@@ -186,7 +188,7 @@ class Replay:
         self.refused += len(again)
 
     def _mark(self, letters: Iterable[Letter]) -> None:
-        # Of the failure that was replayed: a newer one, of this very replay, is not marked.
+        # Marks the replayed failure only; a new failure of this replay stays unmarked.
         self._keep([_marked(letter, _now_us()) for letter in letters])
 
     def _keep(self, rows: list[Row]) -> None:
@@ -197,15 +199,15 @@ class Replay:
 
 
 def replay_attributes(letter: Letter) -> dict[str, str]:
-    """The attributes of the message that brings a letter back: the original's, and what the job should know.
+    """The republished message's attributes: the original's, plus what the job must know of the replay.
 
-    The same for the same failure, so that Pub/Sub's own deduplication may drop what a crash repeats.
+    They are the same for the same failure, so that Pub/Sub's deduplication can drop what a crash repeats.
     """
     return (letter["attributes"] or {}) | {
         ATTEMPTS_ATTRIBUTE: str(letter["attempts"]),
         REPLAY_ATTRIBUTE: letter["reason"],
         FIRST_PUBLISH_ATTRIBUTE: str(_publish_us(letter)),
-        # Of its own: under the original's Dataflow would drop it, if that was just now.
+        # A new id: under the original's, Dataflow would drop a message that it has just seen.
         PUBLISH_ID_ATTRIBUTE: f"{letter['dead_letter_id']}-{letter['attempts']}",
     }
 
@@ -240,7 +242,7 @@ def _marked(letter: Letter, replayed_us: int) -> Row:
 
 
 def _encoded(value: Any) -> Any:
-    """A column as insertAll takes it."""
+    """A column in the form that insertAll takes."""
     if isinstance(value, datetime):
         return to_rfc3339(to_micros(value))
     if isinstance(value, bytes):
@@ -253,7 +255,7 @@ def _now_us() -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Does, or with `dry_run` shows, what the arguments ask for. Raises ReplayError and OperatorError."""
+    """Replays the selected letters, or shows them with `dry_run`. Raises ReplayError and OperatorError."""
     selection = Selection(options)
     counts = selection.counts()
     output = Console()
@@ -292,7 +294,7 @@ def _overview(counts: list[Count]) -> Table:
 
 
 def _redacted(letter: Letter) -> str:
-    """Nothing in it comes from a payload or an attribute; a kind does, unless it is one of the known ones."""
+    """One line about a letter, with nothing from its payload or attributes except a known kind."""
     kind = letter["event_kind"] if letter["event_kind"] in KINDS else "no known kind"
     size, attempts = len(letter["payload"]), letter["attempts"]
     stated = (letter["dead_letter_id"], letter["reason"], kind, f"{size:,} bytes", f"attempts {attempts}")

@@ -1,4 +1,4 @@
-"""What came of a bounded run: the account of its input, at its end."""
+"""The account that a bounded run prints at its end: what became of its input."""
 
 import sys
 from collections.abc import Mapping
@@ -29,12 +29,12 @@ from pipeline.reporting.progress import Progress
 from pipeline.sinks.results import result_paths
 from pipeline.tables import TABLES
 
-# The exit status of a run whose dead letters are to be a failure.
+# The exit status for dead letters with `--fail_on_dead_letters`.
 UNUSABLE = 3
 
 
 class Example(NamedTuple):
-    """One dead letter: the fields and rules that it broke, and the file that it is from."""
+    """One dead letter: its error, which names fields and rules, and the file that it came from."""
 
     error: str
     file: str
@@ -47,10 +47,10 @@ def tell_outcome(
     progress: Progress | None,
     seconds: float,
 ) -> int:
-    """Says what came of a run that has ended; gives the number of its dead letters.
+    """Prints the account of a finished run; returns the number of its dead letters.
 
-    `output_dir` and `dataset` are where its results are. The account goes to standard output, and without
-    `progress` nowhere; what is not as it should be goes to standard error.
+    The results are in `output_dir` or `dataset`. The account goes to standard output, unless `progress` is
+    None; problems go to standard error.
     """
     metrics = Metrics(snapshot(result)["counters"])
     sums = Account(metrics.arrived, **metrics.outcomes)
@@ -61,7 +61,7 @@ def tell_outcome(
         for table in _tables(metrics, sums, letters, _examples(place, letters)):
             console.print(table, "")
         console.print(figure_table(_figures(metrics, progress, seconds)), "")
-        # In one piece, so that it can be copied.
+        # On one line, so that it can be copied.
         console.print(
             f"Results: {' and '.join(filter(None, (place, dataset)))}", markup=False, soft_wrap=True
         )
@@ -131,7 +131,7 @@ def _figures(metrics: Metrics, progress: Progress, seconds: float) -> dict[str, 
 
 
 def _examples(place: str | None, letters: Mapping[str, int]) -> dict[str, Example]:
-    """For each reason the first of its rows in the files of results, if there are files."""
+    """The first dead letter of each reason in the result files, if there are files."""
     examples: dict[str, Example] = {}
     for path in result_paths(place, "dead_letters") if place and letters else ():
         with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as lines:

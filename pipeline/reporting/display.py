@@ -1,4 +1,4 @@
-"""How a run's report looks: its tables and its account of events."""
+"""The layout of a run's report: its tables and its account of events."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,14 +19,14 @@ type Cells = Mapping[str, Any]
 
 
 class Listing(NamedTuple):
-    """The first rows of a longer list, and how many there are in all."""
+    """The first rows of a list, and the total number of its rows."""
 
     rows: Sequence[Cells]
     total: int
 
 
 def make_console() -> Console:
-    """The console on standard output; a fixed width where that is no terminal."""
+    """The console on standard output; its width is fixed if that is not a terminal."""
     if sys.stdout.isatty():
         console = Console(highlight=False)
         return Console(highlight=False, width=min(console.width, WIDTH))
@@ -34,7 +34,7 @@ def make_console() -> Console:
 
 
 def outcomes(sums: Account) -> dict[str, int]:
-    """What became of the events, by what people call it."""
+    """The number of events by outcome, with the outcome's display name."""
     return {
         "processed": sums.processed,
         "duplicates": sums.duplicates,
@@ -47,7 +47,7 @@ def outcomes(sums: Account) -> dict[str, int]:
 def account_table(
     sums: Account, arrived: str = "published", kinds: Mapping[str, int] | None = None
 ) -> RenderableType:
-    """Where the events went; `arrived` is what they had done before, `kinds` are those processed, by kind."""
+    """The account of events; `arrived` labels its first line, `kinds` has the processed events by kind."""
     table = pairs("Account of events")
     table.columns[1].justify = "right"
     table.add_row(arrived, f"{sums.arrived:,}")
@@ -60,7 +60,7 @@ def account_table(
 
 
 def figure_table(figures: Mapping[str, str]) -> RenderableType:
-    """The run's figures, one a line."""
+    """The run's figures, one per line."""
     table = pairs("Figures")
     for name, value in figures.items():
         table.add_row(name, value)
@@ -68,7 +68,7 @@ def figure_table(figures: Mapping[str, str]) -> RenderableType:
 
 
 def account_sentence(sums: Account) -> str:
-    """The account as an equation; what is open comes last, if anything is."""
+    """The account as an equation; unaccounted events come last, if there are any."""
     parts = [f"{count:,} {name}" for name, count in outcomes(sums).items()]
     if sums.open > 0:
         parts.append(f"{sums.open:,} unaccounted for")
@@ -77,12 +77,12 @@ def account_sentence(sums: Account) -> str:
 
 
 class Listed:
-    """A table of as many columns as there is room for: the last ones are the least."""
+    """A table that drops its last columns, the least important ones, if there is no room."""
 
     def __init__(
         self, title: str, columns: Mapping[str, Callable[[Cells], Any]], listing: Listing, noun: str
     ) -> None:
-        """`columns` gives each column's cell for a row; a name that ends with `>` is that of a number."""
+        """`columns` computes each column's cell for a row; `>` at the end of a name aligns it right."""
         self._title = title
         self._columns = {name: [_text(cell(row)) for row in listing.rows] for name, cell in columns.items()}
         rest = listing.total - len(listing.rows)
@@ -111,7 +111,7 @@ def _text(cell: object) -> Text:
 
 
 def pairs(title: str) -> Table:
-    """An empty table of names and what belongs to them."""
+    """An empty table of names and values."""
     table = _plain(title)
     table.show_header = False
     table.add_column()
@@ -130,16 +130,16 @@ def _plain(title: str) -> Table:
         show_edge=False,
         padding=(0, 1, 0, 0),
         header_style="dim",
-        # A title that is longer than its table would be broken.
+        # Otherwise a title longer than its table would wrap.
         min_width=len(title),
     )
 
 
 def plural(kind: str) -> str:
-    """What several nudges of a kind are called."""
+    """The plural of a nudge kind."""
     return {"nudge": "nudges", "alert": "alerts", "emergency": "emergencies"}.get(kind, kind)
 
 
 def shortened(text: str, length: int) -> str:
-    """The text, cut where it is longer than that."""
+    """The text, truncated to `length` characters."""
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,4 +1,4 @@
-"""What of the logs a command shows."""
+"""What a command shows of the logs."""
 
 import logging
 import threading
@@ -12,7 +12,7 @@ _OWN = ("pipeline", "transforms", "__main__")
 
 @contextmanager
 def logs() -> Iterator[logging.Handler]:
-    """During the block, shows the log on standard error; yields the handler that does."""
+    """During the block, writes the log to standard error; yields the handler."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(_FORMAT))
     root = logging.getLogger()
@@ -28,9 +28,9 @@ def logs() -> Iterator[logging.Handler]:
 
 
 def show_own_only(handler: logging.Handler, command: str) -> None:
-    """Leaves out what libraries say, and names the command where a log names the time and the module.
+    """Hides the libraries' logs, and prefixes lines with the command instead of time and module.
 
-    What the threads of libraries fail with is left out as well: many do when a run is stopped or fails.
+    It also hides exceptions in the libraries' threads: many occur when a run is stopped or fails.
     """
     handler.addFilter(lambda record: record.name.partition(".")[0] in _OWN)
     handler.setFormatter(logging.Formatter(f"{command}: %(message)s"))

@@ -1,4 +1,4 @@
-"""How far a bounded run has come, counted where it works and added up where it is shown."""
+"""Progress of a bounded run: counted in the workers, summed where it is displayed."""
 
 import mmap
 import os
@@ -12,10 +12,10 @@ _BYTES, _LINES, _GATHERED, _PROJECTED = range(4)
 
 
 class Measured(NamedTuple):
-    """What has been done so far.
+    """Progress so far.
 
-    `bytes` are those of the files, compressed or not. `gathered` and `projected` are events, each counted in
-    every projection that it goes to.
+    `bytes` counts bytes of the files as stored. `gathered` and `projected` count an event once for each
+    projection that receives it.
     """
 
     bytes: int = 0
@@ -25,28 +25,28 @@ class Measured(NamedTuple):
 
 
 class Meter:
-    """Counts what one step has done, in a file of its own; workers may be other processes."""
+    """Counts one step's progress in its own file, because workers may be other processes."""
 
     def __init__(self, folder: str | None) -> None:
-        """`folder` is on this machine; None: nothing is counted."""
+        """`folder` is on this machine; None disables counting."""
         self._folder = folder
         self._counts: memoryview | None = None
 
     def __reduce__(self) -> tuple[type["Meter"], tuple[str | None]]:
-        # Each copy has a file of its own, so that no two write to the same number.
+        # Each copy has its own file, so that no two write to the same counter.
         return Meter, (self._folder,)
 
     def read(self, file_bytes: int = 0, lines: int = 0) -> None:
-        """Adds what has been read."""
+        """Adds bytes and lines read."""
         self._add(_BYTES, file_bytes)
         self._add(_LINES, lines)
 
     def gathered(self, events: int) -> None:
-        """Adds events that a projection is to take in."""
+        """Adds events on their way into a projection."""
         self._add(_GATHERED, events)
 
     def projected(self, events: int) -> None:
-        """Adds events that a projection has taken in."""
+        """Adds events that a projection has applied."""
         self._add(_PROJECTED, events)
 
     def _add(self, index: int, amount: int) -> None:
@@ -67,7 +67,7 @@ def _new_counts(folder: str) -> memoryview:
 
 
 def measured(folder: str) -> Measured:
-    """The sums of what all meters of a folder have counted."""
+    """The sums over all meters of a folder."""
     contents = [path.read_bytes() for path in Path(folder).iterdir()]
     counts = [_FORMAT.unpack(content) for content in contents if len(content) == _FORMAT.size]
     return Measured(*map(sum, zip(*counts, strict=True))) if counts else Measured()

@@ -1,7 +1,7 @@
-"""What a job counts, as plain values for those who watch it.
+"""A job's metrics as plain values, for other processes.
 
-The names are those of `transforms.steps.telemetry`, which this module does not import: that would load Beam
-into a process that only watches.
+The names are those of `transforms.steps.telemetry`. This module does not import it, because that would load
+Beam.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _FAULTS = ("projection_failed", "write_rejected")
 
 
 class Spread(NamedTuple):
-    """A distribution: how many values and their sum."""
+    """A distribution: the number of values and their sum."""
 
     number: int
     sum: int
@@ -30,9 +30,9 @@ class Spread(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """The job's counters and distributions by full name, as they stood at `updated_us` (0: none yet).
+    """The job's counters and distributions by full name, as of `updated_us` (0 before the first report).
 
-    `state_bytes` is the size of its state, where the runner tells.
+    `state_bytes` is the size of its state, if the runner reports it.
     """
 
     counters: Mapping[str, int] = {}
@@ -42,7 +42,7 @@ class Metrics(NamedTuple):
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Metrics":
-        """From the content of a metrics file. Raises KeyError, TypeError or ValueError if it is none."""
+        """From the content of a metrics file. Raises KeyError, TypeError or ValueError if it is invalid."""
         spreads = {
             name: Spread(value["count"], value["sum"]) for name, value in content["distributions"].items()
         }
@@ -50,17 +50,17 @@ class Metrics(NamedTuple):
         return cls(content["counters"], spreads, updated_us, content["state_bytes"])
 
     def by(self, name: str) -> dict[str, int]:
-        """The counters under `name`, by what follows it (kind, reason, table or type)."""
+        """The counters under `name`, by their label (kind, reason, table or type)."""
         prefix = name + "."
         return {key.removeprefix(prefix): n for key, n in self.counters.items() if key.startswith(prefix)}
 
     def counter(self, name: str) -> int:
-        """One counter; 0 before it first counts."""
+        """One counter; 0 if it has not counted yet."""
         return self.counters.get(name, 0)
 
     @property
     def moving_parts(self) -> tuple[Mapping[str, int], Mapping[str, Spread]]:
-        """What changes when the job does anything."""
+        """The values that change when the job does anything."""
         return self.counters, self.distributions
 
     @property
@@ -70,45 +70,45 @@ class Metrics(NamedTuple):
 
     @property
     def faults(self) -> dict[str, int]:
-        """The dead letters by reason that no input may cause: those that the job itself is to blame for."""
+        """Dead letters that the job itself caused, by reason: no input may cause them."""
         return {reason: n for reason, n in self.dead_letters.items() if reason in _FAULTS and n}
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """What became of the events: each is counted under one of these."""
+        """The number of events by outcome; each event has exactly one."""
         letters = self.dead_letters
         return {
             "processed": sum(self.processed.values()),
             "duplicates": self.counter(BROADWAY + "event.duplicate"),
             "withheld": self.counter(BROADWAY + "event.withheld"),
             "too_late": self.counter(BROADWAY + "event.too_late"),
-            # A row that BigQuery refused stems from an event that was counted as processed before.
+            # The event of a rejected row is already counted as processed.
             "dead_letters": sum(letters.values()) - letters.get("write_rejected", 0),
         }
 
     @property
     def arrived(self) -> int:
-        """Events that have been found in messages or lines, usable or not."""
+        """Events found in messages or lines, valid or not."""
         return self.counter(BROADWAY + "event.arrived")
 
     @property
     def lines(self) -> int:
-        """Lines of files that have been read, blank ones left out."""
+        """Non-blank lines read from files."""
         return self.counter(BROADWAY + "line.read")
 
     @property
     def processed(self) -> dict[str, int]:
-        """Events taken into a projection, by kind."""
+        """Events applied to a projection, by kind."""
         return self.by(BROADWAY + "event.processed")
 
     @property
     def events(self) -> int:
-        """Events that have come out somewhere."""
+        """Events that have an outcome."""
         return sum(self.outcomes.values())
 
     @property
     def nudges(self) -> dict[str, int]:
-        """What the policy generated, by kind (nudge, alert, feedback, emergency)."""
+        """Nudges that the policy generated, by kind (nudge, alert, feedback, emergency)."""
         totals: dict[str, int] = {}
         for name, n in self.counters.items():
             if name.startswith(POLICY):
@@ -118,7 +118,7 @@ class Metrics(NamedTuple):
 
     @property
     def nudge_types(self) -> dict[tuple[str, str], int]:
-        """What the policy generated, by kind and type."""
+        """Nudges that the policy generated, by kind and type."""
         types: dict[tuple[str, str], int] = {}
         for name, n in self.counters.items():
             if name.startswith(POLICY):
@@ -133,33 +133,33 @@ class Metrics(NamedTuple):
 
     @property
     def batches(self) -> dict[str, Spread]:
-        """Batches that BigQuery has acknowledged, and the rows in them, by table."""
+        """Batches written to BigQuery and their rows, by table."""
         prefix = BROADWAY + "batch.size."
         spreads = self.distributions.items()
         return {key.removeprefix(prefix): spread for key, spread in spreads if key.startswith(prefix)}
 
     @property
     def written(self) -> dict[str, int]:
-        """Rows in the batches that BigQuery has acknowledged, by table."""
+        """Rows written to BigQuery, by table."""
         return {table: spread.sum for table, spread in self.batches.items()}
 
     @property
     def unwritten(self) -> dict[str, int]:
-        """Rows emitted and not yet written, by table; tables with none are left out."""
+        """Rows emitted but not yet written, by table; without tables that have none."""
         written = self.written
         behind = {table: n - written.get(table, 0) for table, n in self.rows.items()}
         return {table: n for table, n in behind.items() if n}
 
     @property
     def writes(self) -> Spread:
-        """How long the writes took, in milliseconds."""
+        """Durations of the writes, in milliseconds."""
         return self.distributions.get(BROADWAY + "write_ms", Spread(0, 0))
 
     def latency(self, share: float, since: "Metrics | None" = None) -> float | None:
-        """The milliseconds from publish to written within which `share` of the rows were; None without rows.
+        """The `share` quantile of the milliseconds from publish to write; None without rows.
 
-        With `since`, of the rows written after those metrics. Interpolated between the bounds that
-        the job counts by; beyond the last bound it is that bound.
+        With `since`, only for rows written after those metrics. Interpolated between the bounds that the job
+        counts by; beyond the last bound, that bound.
         """
         earlier = since.by(LATENCY) if since else {}
         counts = self.by(LATENCY)
@@ -176,7 +176,7 @@ class Metrics(NamedTuple):
 
 
 class Account(NamedTuple):
-    """Where the events went: `arrived` is how many there were before."""
+    """The account of events: `arrived` must equal the sum of the outcomes."""
 
     arrived: int
     processed: int
@@ -187,10 +187,10 @@ class Account(NamedTuple):
 
     @property
     def open(self) -> int:
-        """Events that arrived and are not yet accounted for; negative if some were counted twice."""
+        """Events without an outcome yet; negative if some were counted twice."""
         return self.arrived - sum(self[1:])
 
     @property
     def accounted(self) -> int:
-        """Events that have come out somewhere."""
+        """Events that have an outcome."""
         return sum(self[1:])

@@ -1,4 +1,4 @@
-"""A local job's report on itself in a file, for those who watch it from outside."""
+"""A local job's metrics in a file, for other processes to watch."""
 
 import contextlib
 import os
@@ -25,18 +25,19 @@ INTERVAL_SECONDS = 0.5
 
 @runtime_checkable
 class _Streaming(Protocol):
-    """A result that knows what the job holds.
+    """A result that knows what the job has in flight.
 
-    `held` is of each subscription: messages, and the oldest's publish time (µs); `state_bytes` is all state.
+    `unacknowledged` has for each subscription the number of messages and the oldest's publish time (µs);
+    `state_bytes` is the size of all state.
     """
 
-    def held(self) -> dict[str, tuple[int, int | None]]: ...
+    def unacknowledged(self) -> dict[str, tuple[int, int | None]]: ...
 
     def state_bytes(self) -> int: ...
 
 
 def snapshot(result: PipelineResult) -> dict[str, Any]:
-    """Every metric of the job by its full name, added up over the steps that report it."""
+    """Every metric of the job by full name, summed over the steps that report it."""
     metrics = result.metrics().query(MetricsFilter().with_namespaces([BROADWAY, POLICY]))
     counters: dict[str, int] = {}
     for counter in metrics["counters"]:
@@ -58,17 +59,17 @@ def snapshot(result: PipelineResult) -> dict[str, Any]:
 
 
 class MetricsFile:
-    """While entered, keeps a file up to date with a job's metrics, and with what it knows of its services.
+    """A context manager that keeps a file up to date with a job's metrics and its current outages.
 
-    The last content says that, when and why the job has ended; where a job is killed, nothing does,
-    but `updated_at` stays as it is.
+    The final content states when and why the job ended. A killed job leaves no such statement; only
+    `updated_at` stops changing.
     """
 
     def __init__(self, path: str, options: RehabOptions, result: PipelineResult) -> None:
-        """`path` is where to write; `options` are those that the job runs with."""
+        """`options` are those that the job runs with."""
         self._path = Path(path)
         self._job_name = options.job_name
-        self._config = options.own()
+        self._config = options.as_dict()
         self._paths = options.subscriptions
         self._result = result
         self._started_us = _now_us()
@@ -88,7 +89,7 @@ class MetricsFile:
 
     def _keep_up(self) -> None:
         while not self._ended.wait(INTERVAL_SECONDS):
-            # The runner may come to count something new in the middle of being asked: then next time.
+            # A new metric may appear while the runner is being queried; the next interval will have it.
             with contextlib.suppress(RuntimeError):
                 self._write(None)
 
@@ -110,16 +111,16 @@ class MetricsFile:
                 for call, outage in OUTAGES.current().items()
             ],
         }
-        # A reader sees the old content or the new, never half of it.
+        # Atomic: a reader sees the old content or the new one, never a part.
         part = self._path.with_name(self._path.name + ".part")
         part.write_bytes(orjson.dumps(content))
         os.replace(part, self._path)
 
     def _subscriptions(self) -> dict[str, dict[str, Any]]:
-        held = self._result.held() if isinstance(self._result, _Streaming) else {}
+        unacknowledged = self._result.unacknowledged() if isinstance(self._result, _Streaming) else {}
         states = {}
         for role, path in self._paths.items():
-            messages, oldest_us = held[path]
+            messages, oldest_us = unacknowledged[path]
             oldest = to_rfc3339(oldest_us) if oldest_us is not None else None
             states[role] = {"path": path, "unacknowledged": messages, "oldest_published_at": oldest}
         return states
@@ -134,5 +135,5 @@ def _reason(error: BaseException | None) -> str:
         return "Its input came to an end."
     if isinstance(error, Stopped):
         return f"It was stopped by {signal.Signals(error.signum).name}."
-    # Another error's message may quote what was sent.
+    # The message of any other error may quote a payload.
     return str(error) if isinstance(error, OperatorError) else f"It failed with {type(error).__name__}."

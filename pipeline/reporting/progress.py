@@ -1,4 +1,4 @@
-"""The progress of a bounded run: a bar on a terminal, elsewhere a line now and then."""
+"""Displays the progress of a bounded run: bars on a terminal, otherwise a line now and then."""
 
 import sys
 import tempfile
@@ -22,15 +22,15 @@ from pipeline.reporting.meter import Measured, Meter, measured
 
 _LOOK_SECONDS = 0.5
 _LINE_SECONDS = 10.0
-# What "now" means in a rate.
+# The period over which a rate is computed.
 _RECENT_SECONDS = 5.0
 
 
 class Progress:
-    """Meters a run that is going on, and shows on standard error what they say."""
+    """Meters a run, and displays its progress on standard error."""
 
     def __init__(self, in_lines: bool) -> None:
-        """`in_lines`: no bar, even on a terminal."""
+        """`in_lines` prints lines instead of bars, even on a terminal."""
         self._in_lines = in_lines
         self._folder = tempfile.TemporaryDirectory(prefix="rehab-progress-", ignore_cleanup_errors=True)
         self.meter = Meter(self._folder.name)
@@ -45,12 +45,12 @@ class Progress:
         self._folder.cleanup()
 
     def measured(self) -> Measured:
-        """What has been done so far."""
+        """The progress so far."""
         return measured(self._folder.name)
 
     @contextmanager
     def over(self, files: Sequence[InputFile]) -> Iterator[None]:
-        """Shows the progress of a run over those files, during the block."""
+        """Displays the progress of a run over these files during the block."""
         self.files = files
         console = Console(stderr=True, highlight=False)
         with_bar = console.is_terminal and not console.is_dumb_terminal and not self._in_lines
@@ -80,26 +80,26 @@ class _Display(Protocol):
 
 
 def total_bytes(files: Sequence[InputFile]) -> int | None:
-    """How many bytes are to be read; None where a pipe is among the files."""
+    """The total size of the files in bytes; None if one is a pipe."""
     sizes = [file.size for file in files]
     return None if None in sizes else sum(size or 0 for size in sizes)
 
 
 class _Pace:
-    """How fast it goes, by the looks of the last seconds."""
+    """Rates over the last few seconds."""
 
     def __init__(self) -> None:
         self._looks = deque([(time.monotonic(), Measured())])
 
     def take(self, now: Measured) -> None:
-        """Takes in the newest look."""
+        """Adds the newest measurement."""
         at = time.monotonic()
         self._looks.append((at, now))
         while len(self._looks) > 2 and self._looks[1][0] < at - _RECENT_SECONDS:
             self._looks.popleft()
 
     def rate(self, of: Callable[[Measured], int]) -> float:
-        """How much of something is done a second."""
+        """The rate of one measure, per second."""
         (began, before), (ended, after) = self._looks[0], self._looks[-1]
         return (of(after) - of(before)) / (ended - began) if ended > began else 0.0
 
@@ -110,12 +110,12 @@ def _read_text(now: Measured, total: int | None) -> str:
 
 
 def _is_read(now: Measured, total: int | None) -> bool:
-    # Nothing is projected before everything has been read.
+    # Projection starts only when everything has been read.
     return now.projected > 0 or now.bytes == total
 
 
 class _Bar:
-    """Two bars: reading the files, then projecting their events, which may take as long again."""
+    """Two bars: reading the files, then projecting their events, which may take just as long."""
 
     def __init__(self, console: Console, files: Sequence[InputFile]) -> None:
         self._total = total_bytes(files)
@@ -157,14 +157,14 @@ class _Bar:
 
 
 class _BarOfKnownLength(BarColumn):
-    """No bar while nobody knows how long it is."""
+    """A bar that is hidden while its total is unknown."""
 
     def render(self, task: Task) -> Any:
         return Text("") if task.total is None else super().render(task)
 
 
 class _Lines:
-    """A line every ten seconds, so that a log stays short, and one at the end."""
+    """A line every ten seconds, to keep logs short, and one at the end."""
 
     def __init__(self, files: Sequence[InputFile]) -> None:
         self._total = total_bytes(files)
@@ -181,7 +181,7 @@ class _Lines:
         self._say(now)
 
     def stop(self) -> None:
-        """Nothing is left behind that would have to be taken away."""
+        """Nothing to clean up."""
 
     def _say(self, now: Measured) -> None:
         text = f"read {_read_text(now, self._total)}"

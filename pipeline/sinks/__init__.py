@@ -1,1 +1,1 @@
-"""Where results go."""
+"""Sinks: where the job writes rows and nudges."""

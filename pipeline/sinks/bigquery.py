@@ -1,4 +1,4 @@
-"""Streams rows into BigQuery tables: what is refused comes back, what fails for now is tried again."""
+"""Streams rows into BigQuery tables; retries transient failures and returns rejected rows."""
 
 import hashlib
 import itertools
@@ -24,11 +24,12 @@ from requests.exceptions import ConnectionError as HttpConnectionError
 
 from pipeline.cloud import clients
 from pipeline.cloud.outages import OUTAGES, Call
+from pipeline.sinks.sink import Rejection
 from transforms.rows import Row
 
 _LOGGER = logging.getLogger(__name__)
 
-# BigQuery's limits are 10 MB and 50,000 rows; the rest is left for the request's own frame.
+# BigQuery's limits are 10 MB and 50,000 rows; the difference is room for the request's frame.
 _MAX_REQUEST_BYTES = 9_500_000
 _MAX_REQUEST_ROWS = 50_000
 _FRAME_BYTES = 80  # per row: its id and the names around it
@@ -39,7 +40,7 @@ _RATE_REASONS = {"rateLimitExceeded", "quotaExceeded"}
 _TRANSIENT = (
     ChunkedEncodingError,
     HttpConnectionError,
-    # Streaming does not see a table during the first moments after its creation.
+    # Streaming reports a table as missing just after its creation.
     NotFound,
     ServerError,
     Timeout,
@@ -47,15 +48,8 @@ _TRANSIENT = (
     TransportError,
 )
 
-# The client's own retries would hide from us what is to be sent again.
+# The client's own retries would hide which rows must be sent again.
 _ONCE = Retry(predicate=if_exception_type())
-
-
-class Rejection(NamedTuple):
-    """A row that BigQuery refuses for good; `error` names fields and reasons, never a value."""
-
-    row: Row
-    error: str
 
 
 class _Entry(NamedTuple):
@@ -66,11 +60,11 @@ class _Entry(NamedTuple):
 
 
 class _UnwrittenError(Exception):
-    """BigQuery took the request, but not all rows that it has nothing against."""
+    """BigQuery accepted the request, but did not store all valid rows."""
 
 
 def patience(doing: str, call: Call) -> Retry:
-    """Makes a call again for 10 minutes after what passes, and says so; `doing` is for the log."""
+    """Retries a call for 10 minutes after transient errors, and logs that; `doing` is for the log."""
 
     def note(error: Exception) -> None:
         # Only the kind of error: BigQuery's messages may quote a value.
@@ -81,7 +75,7 @@ def patience(doing: str, call: Call) -> Retry:
 
 
 class TableWriter:
-    """Writes rows to one table; safe to use again and again, from one thread at a time."""
+    """A `TableSink` that writes to one BigQuery table."""
 
     def __init__(self, dataset: str, table: str) -> None:
         """`dataset` is PROJECT.DATASET."""
@@ -92,11 +86,10 @@ class TableWriter:
         self._retry = patience(f"Writing to {table}", self._writing)
 
     def write(self, rows: Sequence[Row]) -> list[Rejection]:
-        """Writes the rows, in several requests if need be; returns those that BigQuery refuses.
+        """Writes the rows, in several requests if necessary; returns those that BigQuery refuses.
 
-        Blocks while BigQuery cannot be reached. Raises RetryError after 10 minutes of that, and
-        GoogleAPICallError where the job lacks a right. Writing a row twice changes nothing that a
-        reader of the table's view sees.
+        Blocks while BigQuery cannot be reached. Raises RetryError after 10 minutes, and GoogleAPICallError
+        if the job lacks a permission.
         """
         rejections = []
         for request in _requests([_entry(row) for row in rows]):
@@ -137,7 +130,7 @@ class TableWriter:
         return {error["index"]: error["errors"] for error in errors}
 
     def _send_apart(self, entries: list[_Entry], error: GoogleAPICallError) -> list[Rejection]:
-        """A request was refused as a whole: halve it until what is wrong stands alone."""
+        """Halves a request that BigQuery refused as a whole, until each bad row is alone."""
         if len(entries) > 1:
             middle = len(entries) // 2
             return self._send(entries[:middle]) + self._send(entries[middle:])
@@ -146,19 +139,19 @@ class TableWriter:
         return [Rejection(entries[0].row, "row: invalid")]
 
     def _load(self, entry: _Entry) -> list[Rejection]:
-        """A row too large for streaming goes through a load job, which takes rows up to 100 MB."""
+        """Loads a row that is too large for streaming with a load job, which takes rows up to 100 MB."""
         schema = self._client.get_table(self._table, retry=self._retry).schema
         columns = dict(entry.columns)
         for field in schema:
-            # A load job takes the value itself where streaming takes it encoded as a string.
+            # A load job takes JSON values; streaming takes them encoded as strings.
             if field.field_type == "JSON" and columns.get(field.name) is not None:
                 columns[field.name] = json.loads(columns[field.name])
         config = LoadJobConfig(schema=schema, write_disposition="WRITE_APPEND")
         numbers = itertools.count()
 
         def attempt() -> None:
-            # With the same ids after a restart, a job that has succeeded is found again. Job ids are the
-            # project's: without the dataset in them, another dataset's job would be taken for this one.
+            # The ids stay the same after a restart, so a job that has succeeded is found again. Job ids are
+            # unique per project, so they must contain the dataset.
             job_id = f"{self._table.dataset_id}-{self._table.table_id}-{entry.row_id}-{next(numbers)}"
             try:
                 job = self._client.load_table_from_json(
@@ -178,9 +171,9 @@ class TableWriter:
 
 def _entry(row: Row) -> _Entry:
     columns = json.loads(row.body)
-    # A row id has at most 128 characters, and keys hold patient ids: hashed, it is neither long nor telling.
+    # A row id has at most 128 characters, and keys contain patient ids: a hash is short and reveals nothing.
     row_id = hashlib.blake2b(f"{row.key}:{row.version}".encode(), digest_size=16).hexdigest()
-    # The size as the client will encode it, which escapes what is not ASCII.
+    # The size in the client's encoding, which escapes non-ASCII characters.
     return _Entry(row, row_id, columns, len(json.dumps(columns)) + _FRAME_BYTES)
 
 

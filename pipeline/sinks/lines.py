@@ -19,10 +19,10 @@ LINES_AT_ONCE = 1000
 
 
 class WriteLines(beam.PTransform[Any, Any]):
-    """(PCollection of Row or NudgeChunk, …) → a line of `<prefix>*.jsonl` for each row or nudge."""
+    """(PCollection of Row or NudgeChunk, …) → nothing: writes each as a line of `<prefix>*.jsonl`."""
 
     def __init__(self, prefix: str, in_process: bool) -> None:
-        """`prefix` is of any file system that Beam knows; `in_process`: the DirectRunner runs it."""
+        """`prefix` is on any file system that Beam supports; `in_process` if the DirectRunner runs it."""
         super().__init__()
         self._prefix = prefix
         self._in_process = in_process
@@ -39,14 +39,14 @@ class WriteLines(beam.PTransform[Any, Any]):
 
 
 class WriteFile(beam.DoFn):
-    """Lines → nothing: writes those of a bundle to a file of its own, for `results_folder` to name.
+    """Lines → nothing: writes each bundle to a new file, which `results_folder` names at the end.
 
-    For the DirectRunner, where no bundle is run twice. Beam's own write takes its path for a pattern when it
-    moves its files, and leaves them behind when the run is stopped.
+    Only for the DirectRunner, which never retries a bundle. Beam's own write treats its path as a pattern
+    when it moves its files, and leaves temporary files behind when the run is stopped.
     """
 
     def __init__(self, prefix: str) -> None:
-        """`prefix` is a folder and the name of the results."""
+        """`prefix` is a folder and one of the result names."""
         self._prefix = prefix
 
     def start_bundle(self) -> None:
@@ -63,7 +63,7 @@ class WriteFile(beam.DoFn):
 
 
 class _JoinLines(beam.DoFn):
-    """Many lines in one value: writing costs as much for one as for many."""
+    """Joins many lines into one value: writing many costs as much as writing one."""
 
     def start_bundle(self) -> None:
         self._lines: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Nudges to the nudge topic, or to files."""
+"""Publishes nudges to the nudge topic, or writes them to files."""
 
 import os
 from typing import Any
@@ -19,17 +19,17 @@ PUBLISH_TIMEOUT_SECONDS = 600
 
 
 class WriteNudges(beam.PTransform[Any, Any]):
-    """{projection: PCollection of NudgeChunk} → the nudge topic, or files of each projection."""
+    """{projection: PCollection of NudgeChunk} → nothing: writes to the nudge topic, or to a file set each."""
 
     def __init__(self, options: RehabOptions) -> None:
-        """With checked options."""
+        """The options must have been checked."""
         super().__init__()
         self._options = options
 
     def expand(self, sources: Any) -> None:
         options, in_process = self._options, self._options.runs_on is Runner.DIRECT
         if options.output_dir:
-            # Not joined first: in several processes, all nudges would pass through the runner's.
+            # Not flattened first: with several processes, all nudges would pass through the runner's process.
             for projection, source in sources.items():
                 prefix = os.path.join(options.output_dir, f"nudges-{projection}")
                 (source,) | f"Of {projection}" >> WriteLines(prefix, in_process)
@@ -46,7 +46,7 @@ class WriteNudges(beam.PTransform[Any, Any]):
 
 
 class _Outgoing(PubsubMessage):
-    """Encoded as a plain protocol buffer: Beam's wrappers take longer than what leads to a nudge."""
+    """Encodes as a plain protocol buffer: Beam's wrappers take longer than computing a nudge."""
 
     def _to_proto_str(self, for_publish: bool = False) -> bytes:
         encoded: bytes = pubsub.PubsubMessage.pb()(
@@ -61,9 +61,9 @@ def nudge_messages(nudges: NudgeChunk) -> list[PubsubMessage]:
 
 
 class PublishNudges(beam.DoFn):
-    """NudgeChunk → nothing: publishes each nudge; the bundle ends when Pub/Sub has confirmed them all.
+    """NudgeChunk → nothing: publishes each nudge. A bundle ends when Pub/Sub has confirmed them all.
 
-    For the DirectRunner, where Beam's own write makes a new client for every bundle.
+    For the DirectRunner, on which Beam's own write creates a client for every bundle.
     """
 
     def __init__(self, topic: str) -> None:

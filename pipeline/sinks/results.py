@@ -1,4 +1,4 @@
-"""The folder of a bounded run's results: written aside, then moved to their names once the run succeeds."""
+"""The results folder of a bounded run: files get their final names only when the run succeeds."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from pipeline.errors import OptionsError
 from pipeline.interruption import Stopped
 from pipeline.tables import TABLES
 
-# A run writes at least one file of each, so that a reader's pattern always matches.
+# A run writes at least one file for each name, so that a reader's pattern always matches.
 NAMES = (*TABLES, "nudges-adherence", "nudges-quality", "nudges-work_queue")
 
 _OPTION = "--output_dir"
@@ -25,7 +25,7 @@ _REMOVE_SECONDS = 10.0
 
 
 def unfinished_path(prefix: str) -> str:
-    """A new file for lines of the results that `prefix` (a folder and one of NAMES) is about."""
+    """The path of a new, unfinished file; `prefix` is a folder and one of NAMES."""
     return f"{prefix}-{uuid4().hex}.jsonl"
 
 
@@ -33,13 +33,13 @@ def unfinished_path(prefix: str) -> str:
 def results_folder(
     output_dir: str,
     overwrite: bool,
-    held: Callable[[], AbstractContextManager[None]] = nullcontext,
+    defer_signals: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[str]:
-    """Yields a folder within `output_dir`; at the end of the block the files in it get their final names.
+    """Yields a temporary folder within `output_dir`; at the end of the block its files get their final names.
 
-    If the block fails, nothing of it remains. With `overwrite` an earlier run's results are replaced, and no
-    other file is touched; without it a folder that holds some is refused. `held` keeps signals back. Raises
-    OptionsError if `output_dir` cannot be used.
+    If the block fails, nothing of it remains. With `overwrite`, the results of an earlier run are replaced,
+    and no other file is touched; without it, they are an error. `defer_signals` defers signals during a
+    block. Raises OptionsError if `output_dir` cannot be used.
     """
     folder = _usable_folder(output_dir)
     _refuse_results(folder, overwrite)
@@ -48,8 +48,8 @@ def results_folder(
     try:
         made += _make(unfinished)
         yield unfinished
-        # What has been moved is complete: a signal that came meanwhile has nothing left to stop.
-        with suppress(Stopped), held():
+        # Once the files are moved, the run is complete, and a deferred signal has nothing left to stop.
+        with suppress(Stopped), defer_signals():
             _refuse_results(folder, overwrite)
             _move(unfinished, folder)
     except BaseException:
@@ -90,7 +90,7 @@ def result_paths(folder: str, result: str) -> list[str]:
 
 
 def _names(folder: str) -> list[str]:
-    """What is in a folder, which need not exist."""
+    """The names in a folder; none if it does not exist."""
     if folder.startswith(CLOUD):
         prefix = f"{folder}/"
         return [file.path.removeprefix(prefix) for file in objects_under(_OPTION, prefix)]
@@ -103,7 +103,7 @@ def _names(folder: str) -> list[str]:
 
 
 def _make(folder: str) -> list[Path]:
-    """Makes a folder on disk with those above it, and gives the new ones, the innermost first."""
+    """Makes a folder on disk and its missing parents; returns the new ones, innermost first."""
     if folder.startswith(CLOUD):
         return []
     path = Path(folder or "/")
@@ -116,7 +116,7 @@ def _make(folder: str) -> list[Path]:
 
 
 def _move(unfinished: str, folder: str) -> None:
-    """Puts the finished files in place of an earlier run's, if there are any."""
+    """Gives the finished files their final names, and removes an earlier run's."""
     for name in _results(folder):
         _delete(f"{folder}/{name}")
     written = sorted(_names(unfinished))
@@ -132,7 +132,7 @@ def _move(unfinished: str, folder: str) -> None:
         os.rmdir(unfinished)
 
 
-# Not by FileSystems, which takes a path on disk for a pattern.
+# Not with FileSystems, which treats a local path as a pattern.
 def _delete(path: str) -> None:
     if path.startswith(CLOUD):
         cloud_storage().delete(path)
@@ -153,7 +153,7 @@ def _remove(unfinished: str, made: list[Path]) -> None:
             for name in _names(unfinished):
                 _delete(f"{unfinished}/{name}")
         return
-    # Workers that have not ended yet may still be writing to it.
+    # Workers that are still running may write to it.
     deadline = time.monotonic() + _REMOVE_SECONDS
     while os.path.exists(unfinished) and time.monotonic() < deadline:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Rows to BigQuery tables, or to files."""
+"""Writes rows to BigQuery tables, or to files."""
 
 import os
 import time
@@ -14,6 +14,7 @@ from pipeline.options import RehabOptions
 from pipeline.runners import Runner
 from pipeline.sinks.bigquery import TableWriter
 from pipeline.sinks.lines import WriteLines
+from pipeline.sinks.sink import TableSink
 from pipeline.tables import TABLES
 from transforms.dead_letters import WRITE_REJECTED, DeadLetter
 from transforms.message import Message
@@ -21,15 +22,15 @@ from transforms.rows import Row, unpack_row
 from transforms.steps.batching import Batch, newest_versions
 from transforms.steps.telemetry import count, observe, observe_latency
 
-# As BigQuery recommends for a request.
+# BigQuery's recommended maximum for a request.
 ROWS_AT_ONCE = 500
 
 
 class WriteTable(beam.PTransform[Any, Any]):
-    """Row → DeadLetter for each row that BigQuery refuses, by way of batches."""
+    """Row → DeadLetter for each row that BigQuery refuses. Rows are written in batches."""
 
     def __init__(self, table: str, options: RehabOptions, last_resort: bool = False) -> None:
-        """With checked options; a `last_resort` has nowhere to put what BigQuery refuses, and fails."""
+        """The options must have been checked. A `last_resort` fails when BigQuery refuses a row."""
         super().__init__()
         self._table = table
         self._options = options
@@ -43,7 +44,7 @@ class WriteTable(beam.PTransform[Any, Any]):
         if not options.dataset:
             return rows.pipeline | "None refused" >> beam.Create([])
         timeout = options.batch_timeout_ms / 1000
-        # Each table has a moment of its own, so that they do not wait for each other.
+        # Staggered, so that the tables do not write at the same moment and wait for each other.
         began = time.time() + timeout * list(TABLES).index(table) / len(TABLES)
         write = WriteBatch(options.dataset, table, self._last_resort)
         return (
@@ -61,7 +62,7 @@ class _Batch(NamedTuple):
 class WriteBatch(beam.DoFn):
     """(shard, packed rows) → DeadLetter for each row that BigQuery refuses.
 
-    The batches of a bundle are written together: a request of several takes about as long as that of one.
+    The batches of a bundle are written together: a request for several takes about as long as for one.
     """
 
     def __init__(self, dataset: str, table: str, last_resort: bool = False) -> None:
@@ -71,7 +72,7 @@ class WriteBatch(beam.DoFn):
         self._last_resort = last_resort
 
     def setup(self) -> None:
-        self._writer = TableWriter(self._dataset, self._table)
+        self._sink: TableSink = TableWriter(self._dataset, self._table)
 
     def start_bundle(self) -> None:
         self._batches: list[_Batch] = []
@@ -91,7 +92,7 @@ class WriteBatch(beam.DoFn):
         batches, self._batches = self._batches, []
         rows = [row for batch in batches for row in batch.rows]
         began = time.time()
-        rejections = self._writer.write(newest_versions(rows))
+        rejections = self._sink.write(newest_versions(rows))
         ended = time.time()
         observe("write_ms", int((ended - began) * 1000))
         for batch in batches:

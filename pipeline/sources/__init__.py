@@ -1,1 +1,1 @@
-"""Where messages come from."""
+"""Sources: where the job reads messages."""

@@ -1,4 +1,4 @@
-"""Compressed files: read to their end, or refused."""
+"""Reads compressed files to their end, or refuses them."""
 
 import bz2
 import lzma
@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from zstandard import ZstdDecompressor, ZstdError
 
 _READ_BYTES = 256 * 1024
-# As large as Zstandard's own --long=31 makes it.
+# The window of Zstandard's --long=31.
 _ZSTD_WINDOW_BYTES = 2**31
 
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
@@ -23,21 +23,20 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
 }
 SUFFIXES = tuple(_DECOMPRESSORS)
 
-# What a damaged file makes the decompressors raise.
+# What the decompressors raise for a damaged file.
 DAMAGE = (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error, ZstdError)
 
 
 def is_compressed(path: str) -> bool:
-    """Whether a file's name says so."""
+    """Whether the file name has the suffix of a compressed file."""
     return path.lower().endswith(SUFFIXES)
 
 
 def decompressed(file: BinaryIO, path: str, read: Callable[[int], None]) -> Iterator[bytes]:
-    """The contents of a compressed file, of whatever kind its name says, in blocks.
+    """Yields the decompressed contents of a file in blocks; its suffix states the format.
 
-    `read` is told how many of the file's bytes have been read, each time.
-    Several compressed streams, one after the other, are one file. Raises one of DAMAGE for a file that is not
-    whole: a library's own reader takes an early end for the end.
+    Calls `read` with the number of bytes of each read. A file may consist of several compressed streams.
+    Raises one of DAMAGE for a truncated or damaged file; the libraries' own readers accept an early end.
     """
     new = _DECOMPRESSORS[next(suffix for suffix in SUFFIXES if path.lower().endswith(suffix))]
     decompressor = new()
@@ -45,7 +44,7 @@ def decompressed(file: BinaryIO, path: str, read: Callable[[int], None]) -> Iter
         read(len(data))
         while data:
             if decompressor.eof:
-                # Tapes and block devices are filled up with zeros.
+                # Tapes and block devices pad files with zeros.
                 data = data.lstrip(b"\0")
                 if not data:
                     break

@@ -1,4 +1,4 @@
-"""Messages from files of JSON lines."""
+"""Reads messages from files of JSON lines."""
 
 import sys
 import time
@@ -19,16 +19,16 @@ from transforms.message import Message
 from transforms.steps.telemetry import count
 from transforms.times import MICROS
 
-# What one worker reads of a file at a time, and what it hands on at a time.
+# The part of a file that one worker reads, and the block that it emits at a time.
 _PART_BYTES = 2 * 1024 * 1024
 _BLOCK_BYTES = 1024 * 1024
 
 
 class ReadFiles(beam.PTransform[Any, Any]):
-    """PBegin → [Message, …]: one for each line that is not blank, published when it is read."""
+    """PBegin → [Message, …]: a message for each non-blank line; its publish time is the time of reading."""
 
     def __init__(self, files: Sequence[InputFile], meter: Meter = UNMETERED) -> None:
-        """`files` are on any file system that Beam knows; `meter` is told how much has been read."""
+        """`files` are on any file system that Beam supports; progress goes to `meter`."""
         super().__init__()
         self._files = files
         self._meter = meter
@@ -44,20 +44,20 @@ class ReadFiles(beam.PTransform[Any, Any]):
 
 
 def file_parts(file: InputFile) -> list[tuple[str, int, int]]:
-    """(path, begin, end) of parts to read in parallel, in bytes; a compressed file or a pipe is one part."""
+    """Parts to read in parallel: (path, begin, end) in bytes. A compressed file or a pipe is one part."""
     if file.size is None or is_compressed(file.path):
         return [(file.path, 0, sys.maxsize)]
     return [(file.path, begin, begin + _PART_BYTES) for begin in range(0, file.size, _PART_BYTES)]
 
 
 class ReadLines(beam.DoFn):
-    """(path, begin, end) → the messages of the lines that begin in that part of the file, many at a time.
+    """(path, begin, end) → [Message, …] for the lines that begin in that part of the file.
 
-    Beam's own read hands over each line by itself, which costs more than to parse it.
+    Beam's own read emits one line at a time, which costs more than parsing it.
     """
 
     def __init__(self, meter: Meter = UNMETERED) -> None:
-        """`meter` is told how much has been read."""
+        """Progress goes to `meter`."""
         self._meter = meter
 
     def process(self, part: tuple[str, int, int]) -> Iterator[list[Message]]:
@@ -68,7 +68,7 @@ class ReadLines(beam.DoFn):
             blocks = _blocks(file, path, self._meter)
             while at < end and (block := next(blocks, b"")):
                 rest += block
-                # The line in which the part ends is this part's.
+                # The line in which this part ends belongs to this part.
                 cut = rest.rfind(b"\n") if at + len(rest) < end else rest.find(b"\n", end - at - 1)
                 if cut >= 0:
                     yield self._read(_messages(path, rest[:cut], at), cut + 1, path)
@@ -90,11 +90,11 @@ def _opened(path: str) -> BinaryIO:
 
 
 def _first_line(file: BinaryIO, path: str, begin: int) -> int:
-    """Where the first line begins that begins in a part; the file is left there."""
+    """The offset of the first line that begins in a part; leaves the file there."""
     if not begin:
         return 0
     try:
-        # A line that begins before is another part's; its end may be the byte before this part.
+        # A line that begins earlier belongs to another part; it may end at the byte before this part.
         file.seek(begin - 1)
         return begin - 1 + len(file.readline())
     except (OSError, GoogleAPIError) as error:
@@ -102,7 +102,7 @@ def _first_line(file: BinaryIO, path: str, begin: int) -> int:
 
 
 def _blocks(file: BinaryIO, path: str, meter: Meter) -> Iterator[bytes]:
-    """What follows in the file, decompressed, in blocks of which none is empty."""
+    """The rest of the file, decompressed, in non-empty blocks."""
     try:
         if is_compressed(path):
             yield from filter(None, decompressed(file, path, meter.read))
@@ -122,8 +122,8 @@ def _unreadable(path: str, error: Exception) -> InputFileError:
 
 
 def _messages(path: str, lines: bytes, at: int) -> list[Message]:
-    """The messages of whole lines that begin at a place in the file."""
-    # Spreadsheets and editors put a byte order mark at a file's start; it is no part of the first event.
+    """The messages of complete lines; `at` is their offset in the file."""
+    # Spreadsheets and editors put a byte order mark at a file's start; it is not part of the first event.
     text = lines if at else lines.removeprefix(BOM_UTF8)
     now_us = int(time.time() * MICROS)
     stripped = (line.removesuffix(b"\r") for line in text.split(b"\n"))

@@ -1,4 +1,4 @@
-"""Messages from Pub/Sub subscriptions."""
+"""Reads Pub/Sub subscriptions with Beam's own read, and gathers messages into lists."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from transforms.message import Message
 from transforms.times import MICROS
 
-# What is gathered of a subscription's messages at most: a message may be of 10 MB, and the more objects there
-# are at a time, the longer Python takes to look for those that are not used any more.
+# Limits of a gathered list: a message may have 10 MB, and the more objects are alive at a time, the longer
+# Python's garbage collection takes.
 _GATHERED_MESSAGES = 100
 _GATHERED_BYTES = 4 * 1024 * 1024
 
@@ -29,7 +29,7 @@ class ReadSubscription(beam.PTransform[Any, Any]):
     """PBegin → [Message, …], by Beam's own read."""
 
     def __init__(self, subscription: str, id_label: str | None) -> None:
-        """`id_label` is the attribute by which the runner drops duplicates, if it can."""
+        """`id_label` is the attribute for the runner's own deduplication, None if it has none."""
         super().__init__()
         self._subscription = subscription
         self._id_label = id_label
@@ -44,9 +44,9 @@ class ReadSubscription(beam.PTransform[Any, Any]):
 
 
 class _Pull(ReadFromPubSub):
-    """Beam's read, but for its last step: each message stays encoded as a plain protocol buffer.
+    """Beam's read without its last step: messages stay encoded as plain protocol buffers.
 
-    Beam would decode it through wrappers that take longer than its validation.
+    Beam decodes them through wrappers that take longer than our validation.
     """
 
     def expand_continued(self, pcoll: beam.PCollection[bytes]) -> beam.PCollection[bytes]:
@@ -54,7 +54,7 @@ class _Pull(ReadFromPubSub):
 
 
 class _Gather(beam.DoFn):
-    """→ [Message, …], those of a bundle, but not too many at a time."""
+    """→ [Message, …]: the messages of a bundle, in lists of limited size."""
 
     def start_bundle(self) -> None:
         self._messages: list[Message] = []
@@ -71,7 +71,7 @@ class _Gather(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         if self._messages:
-            # As old as the oldest of them, so that they hold back the watermark while they are on their way.
+            # The oldest publish time, so that the list holds the watermark back while in flight.
             oldest = Timestamp(micros=min(message.publish_us for message in self._messages))
             yield WindowedValue(self._messages, oldest, (GlobalWindow(),))
 
@@ -92,14 +92,14 @@ class _ToMessages(_Gather):
         publish_us = arrived.publish_time.seconds * MICROS + arrived.publish_time.nanos // 1000
         attributes = dict(arrived.attributes)
         message = Message(arrived.data, attributes, self._subscription, arrived.message_id, publish_us)
-        # Not every runner passes the publish time on; then the message goes on alone, to be dated.
+        # Not every runner passes on the publish time. Without it, the message goes on alone, to be dated.
         return self._take(message) if publish_us else ([message],)
 
 
 class _Date(beam.DoFn):
-    """[Message, …] → the same; a message without publish time gets the element's timestamp for it.
+    """[Message, …] → the same; a message without a publish time gets the element's timestamp.
 
-    A step of its own, because to be told the timestamp of each message takes Beam longer than to decode it.
+    This is a separate step because Beam takes longer to pass each message's timestamp than to decode it.
     """
 
     def process(

@@ -20,7 +20,8 @@ from google.auth.exceptions import GoogleAuthError
 from local.emulators import bigquery_emulator
 from pipeline.cloud.clients import bigquery
 from pipeline.operations.provisioning import Resources, provision, table_definition
-from pipeline.sinks.bigquery import Rejection, TableWriter
+from pipeline.sinks.bigquery import TableWriter
+from pipeline.sinks.sink import Rejection
 from pipeline.sinks.tables import WriteBatch
 from tests.integration.conftest import PROJECT
 from transforms.rows import Row, pack_row

@@ -23,7 +23,8 @@ from google.api_core.exceptions import DeadlineExceeded
 
 from pipeline.cloud.clients import publisher, subscriber
 from pipeline.direct.runner import StreamingDirectRunner
-from pipeline.direct.subscription import MAX_MESSAGES, ReadFromPubSubDirect, SubscriptionError
+from pipeline.direct.subscription import MAX_MESSAGES, ReadFromPubSubDirect
+from pipeline.sources.pubsub import SubscriptionError
 from tests.integration.conftest import PROJECT
 from transforms.message import Message
 
@@ -250,7 +251,7 @@ def test_it_stops_pulling_while_enough_waits(first: Subscription, second: Subscr
         subscription = next(
             subscription
             for read_step, subscription in result._evaluation_context.subscriptions.items()
-            if read_step.transform.subscription == first.path
+            if read_step.transform.source.path == first.path
         )
         eventually(lambda: subscription.waiting() >= MAX_MESSAGES)
         # Whoever else pulls gets what is left: the pipeline has stopped at a bounded number.

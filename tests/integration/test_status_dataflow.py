@@ -138,7 +138,7 @@ def test_the_options_are_those_that_the_job_runs_with(source: DataflowJob, subsc
             f"--dataset={subscribed.dataset}",
         ]
     )
-    assert tuple(config) == OPTIONS == tuple(options.own())
+    assert tuple(config) == OPTIONS == tuple(options.as_dict())
     assert (config["batchers"], config["processors"], config["nudge_max_age_hours"]) == (4, 10, 1.5)
     assert config["dataset"] == subscribed.dataset
 

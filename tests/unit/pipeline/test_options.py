@@ -12,7 +12,8 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-from pipeline.options import IMAGE_VARIABLE, OptionsError, RehabOptions, parse_options
+from pipeline.errors import OptionsError
+from pipeline.options import IMAGE_VARIABLE, RehabOptions, parse_options
 
 PRIMARY = "--primary_subscription=projects/rehab-local/subscriptions/rehab-primary"
 SECONDARY = "--secondary_subscription=projects/rehab-local/subscriptions/rehab-secondary"

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from google.cloud.dataflow_v1beta3.types import ContainerSpec, ParameterType, TemplateMetadata
 
+from pipeline.errors import OptionsError
 from pipeline.names import DATASET, SUBSCRIPTION, TOPIC
-from pipeline.options import OptionsError, RehabOptions, parse_options
+from pipeline.options import RehabOptions, parse_options
 from pipeline.template import main, specification
 
 METADATA_FILE = Path(__file__).parents[3] / "templates/metadata.json"
