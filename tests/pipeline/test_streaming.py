@@ -19,7 +19,7 @@ from transforms.message import Message
 from transforms.policy.nudges import Nudge
 from transforms.projections.adherence import Adherence
 from transforms.projections.consent import Decision
-from transforms.projections.projector import Output, Projector, RuleSettings
+from transforms.projections.projector import Outcome, Output, Projector, RuleSettings
 from transforms.projections.quality import Quality
 from transforms.projections.state import KnownPatient, KnownReviewItem, Trigger
 from transforms.projections.work_queue import WorkQueue
@@ -169,7 +169,7 @@ def events() -> Stream:
 class Stumbling(Adherence):
     """Breaks on one event, as a fault in a rule would."""
 
-    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
+    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> Outcome:
         outcome = super().apply(state, event, trigger, now_us, output)
         if event.event_id == "broken":
             raise ZeroDivisionError("about patient p1")
@@ -512,7 +512,7 @@ def replayed(found: Event) -> Event:
 class Mended(Adherence):
     """Breaks on one event the first time, as a fault in a rule would that the next release mends."""
 
-    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
+    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> Outcome:
         if event.event_id == "broken" and not event.message.attributes:
             raise ZeroDivisionError("about patient p1")
         return super().apply(state, event, trigger, now_us, output)
