@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from transforms.events import Event, SessionFact
+from transforms.events import Event, Kind, SessionFact
 from transforms.policy.findings import Finding
 from transforms.policy.rules import RuleName
 from transforms.policy.thresholds import AdherenceLevel
@@ -166,7 +166,7 @@ class Adherence(Projector[AdherenceState]):
     """Sessions and consents → `adherence` rows by patient and week, and `consents` rows by patient."""
 
     tables = (TABLE, CONSENTS_TABLE)
-    counted_kinds = frozenset({"exercise_session", "consent"})
+    counted_kinds = frozenset[Kind]({"exercise_session", "consent"})
     state_type = AdherenceState
 
     def __init__(self, settings: RuleSettings) -> None:

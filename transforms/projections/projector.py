@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal, NamedTuple
 
-from transforms.events import REVIEW, Event
+from transforms.events import REVIEW, Event, Kind
 from transforms.policy.findings import Finding, needs_review
 from transforms.policy.nudges import Nudge, Origin, PolicyOutput, announce, review_item
 from transforms.policy.thresholds import Policy
@@ -56,7 +56,7 @@ class Projector[S: PatientState](ABC):
     """
 
     tables: ClassVar[tuple[str, ...]]
-    counted_kinds: ClassVar[frozenset[str]]
+    counted_kinds: ClassVar[frozenset[Kind]]
     state_type: type[S]
 
     def __init__(self, settings: RuleSettings) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from transforms.events import ISSUE_SEVERITIES, Event, RepFact, SessionFact
+from transforms.events import ISSUE_SEVERITIES, Event, Kind, RepFact, SessionFact
 from transforms.policy.findings import Finding
 from transforms.policy.rules import RULES, RuleName
 from transforms.projections.ordering import about_us
@@ -207,7 +207,7 @@ class Quality(Projector[QualityState]):
     """Sessions, reps and consents → `quality` rows by patient and exercise."""
 
     tables = (TABLE,)
-    counted_kinds = frozenset({"rep_observation"})
+    counted_kinds = frozenset[Kind]({"rep_observation"})
     state_type = QualityState
 
     def apply(

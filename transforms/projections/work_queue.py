@@ -7,7 +7,7 @@ from typing import Any, cast
 import msgspec
 import orjson
 
-from transforms.events import AlertFact, Event, FeedbackFact, ReviewItemFact
+from transforms.events import AlertFact, Event, FeedbackFact, Kind, ReviewItemFact
 from transforms.policy.findings import Finding
 from transforms.projections.adherence import pain_finding
 from transforms.projections.projector import PROCESSED, Outcome, Output, Projector
@@ -147,7 +147,7 @@ class WorkQueue(Projector[WorkQueueState]):
     """Alerts, feedback, consents and the policy's review items → `work_queue` rows by item."""
 
     tables = (TABLE,)
-    counted_kinds = frozenset({"alert", "feedback"})
+    counted_kinds = frozenset[Kind]({"alert", "feedback"})
     state_type = WorkQueueState
 
     def apply(

@@ -1,7 +1,8 @@
-"""The names under which the pipeline counts what it does (the original system's telemetry events).
+"""The metrics of the pipeline, named after the original system's telemetry events.
 
-A metric's full name is its namespace, a dot, its name and, where the contract says "by", a dot and
-the kind, reason, table or type. No name carries anything from an event but those closed lists.
+A metric's full name is its namespace, a dot and its name; where docs/contract.md, 6 says "by", a dot and
+the kind, reason, table or type follow. These come from closed lists: no name contains anything else from an
+event.
 """
 
 from functools import cache
@@ -36,9 +37,9 @@ def observe(name: str, value: int) -> None:
 
 
 def observe_latency(milliseconds: int) -> None:
-    """Records one row's way from publish to written.
+    """Records a row's latency from publish to write.
 
-    Beam's distributions keep no percentiles, so cumulative counters by upper bound go with it.
+    Beam's distributions have no percentiles, so cumulative counters by upper bound complement them.
     """
     observe("event_to_write_ms", milliseconds)
     for bound in LATENCY_BOUNDS_MS:
