@@ -65,8 +65,8 @@ def build(
     quality = (valid.quality,) | "Quality" >> Projection(
         Quality(settings), bounded, rebuild, known_patients, shards=shards, meter=meter
     )
-    findings = (adherence[REVIEW_ITEMS], quality[REVIEW_ITEMS])
-    work_queue = (valid.work_queue, *findings) | "Work queue" >> Projection(
+    review_items = (adherence[REVIEW_ITEMS], quality[REVIEW_ITEMS])
+    work_queue = (valid.work_queue, *review_items) | "Work queue" >> Projection(
         WorkQueue(settings),
         bounded,
         rebuild and rebuild.after_findings(),

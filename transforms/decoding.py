@@ -34,8 +34,8 @@ Decoded = tuple[Message, dict[str, Any]] | DeadLetter
 def decode(message: Message) -> list[Decoded]:
     """The objects in a message, which holds one object or an array of them.
 
-    The message of an element has the element's bytes, unchanged, as its payload. Anything else than an
-    object becomes a dead letter.
+    The message of an element has the element's bytes, unchanged, as its payload. Anything but an object
+    becomes a dead letter.
     """
     if len(message.payload) > MAX_MESSAGE_BYTES:
         return [DeadLetter("too_large", STAGE, f"message: longer than {MAX_MESSAGE_BYTES} bytes", message)]
@@ -127,7 +127,7 @@ def _elements(message: Message, content: list[Any]) -> list[Decoded]:
     ]
 
 
-def _object(message: Message, content: Any) -> Decoded:
+def _object(message: Message, content: object) -> Decoded:
     if isinstance(content, dict):
         return message, content
     return DeadLetter("not_an_event", STAGE, "message: neither a JSON object nor an array of them", message)

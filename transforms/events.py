@@ -95,10 +95,12 @@ Priority = Literal["low", "medium", "high", "critical"]
 Urgency = Annotated[
     Priority, BeforeValidator(_critical_if_urgent, json_schema_input_type=Priority | Literal["urgent"])
 ]
-_Status = Literal["pending", "acknowledged", "in_review", "resolved", "dismissed"]
+ItemStatus = Literal["pending", "acknowledged", "in_review", "resolved", "dismissed"]
 Status = Annotated[
-    _Status, BeforeValidator(_pending_if_active, json_schema_input_type=_Status | Literal["active"])
+    ItemStatus, BeforeValidator(_pending_if_active, json_schema_input_type=ItemStatus | Literal["active"])
 ]
+StatedConsent = Literal["granted", "revoked", "expired", "pending"]
+SessionStatus = Literal["completed", "partial", "aborted", "started"]
 IssueSeverity = Literal["minor", "moderate", "major"]
 ISSUE_SEVERITIES = ("minor", "moderate", "major")
 
@@ -168,7 +170,7 @@ class SessionBody(_Model):
     prescribed_exercise_id: str | None = None
     start_time: Timestamp | None = Field(None, validation_alias=_names("start_time", "started_at"))
     end_time: Timestamp | None = Field(None, validation_alias=_names("end_time", "ended_at"))
-    completion_status: Literal["completed", "partial", "aborted", "started"] | None = Field(
+    completion_status: SessionStatus | None = Field(
         None, validation_alias=_names("completion_status", "status")
     )
     prescribed_reps: Count | None = Field(
@@ -259,7 +261,7 @@ class ConsentBody(_Model):
     consent_id: Identifier | None = None
     consent_type: str | None = "data_collection"
     granted: bool | None = None
-    status: Literal["granted", "revoked", "expired", "pending"] | None = None
+    status: StatedConsent | None = None
     effective_from: Timestamp | None = None
     expires_at: Timestamp | None = Field(None, validation_alias=_names("expires_at", "expiry"))
     scope: dict[str, Any] | list[Any] | None = None
@@ -328,7 +330,7 @@ class SessionFact(Value, frozen=True, tag="session"):
     """What the projections need of a session event; null where the event states nothing."""
 
     session_id: str
-    status: str
+    status: SessionStatus
     start_us: int | None
     quality: float | None
     duration_minutes: float | None
@@ -341,7 +343,7 @@ class RepFact(Value, frozen=True, tag="rep"):
 
     score: float
     session_id: str | None
-    issues: tuple[tuple[str, str | None], ...]
+    issues: tuple[tuple[str, IssueSeverity | None], ...]
 
 
 class FeedbackFact(Value, frozen=True, tag="feedback"):
@@ -352,7 +354,7 @@ class FeedbackFact(Value, frozen=True, tag="feedback"):
 
     feedback_id: str
     therapist_id: str | None
-    priority: str | None
+    priority: Priority | None
     description: str | None
     details: dict[str, Any]
     acknowledged: bool
@@ -367,8 +369,8 @@ class AlertFact(Value, frozen=True, tag="alert"):
 
     alert_id: str
     alert_type: str
-    urgency: str | None
-    status: str | None
+    urgency: Priority | None
+    status: ItemStatus | None
     therapist_id: str | None
     description: str | None
     trigger_criteria: str | None
@@ -383,7 +385,7 @@ class ConsentFact(Value, frozen=True, tag="consent"):
     """A consent, in force from `effective_us` until `expires_us` (null: open); docs/contract.md, 2.9."""
 
     consent_type: str
-    status: str
+    status: StatedConsent
     effective_us: int
     expires_us: int | None
 
@@ -570,7 +572,7 @@ def _prescribed_reps(body: SessionBody) -> int | None:
     return body.prescribed_reps
 
 
-def _session_status(body: SessionBody, duration: float | None) -> str:
+def _session_status(body: SessionBody, duration: float | None) -> SessionStatus:
     if body.completion_status is not None:
         return body.completion_status
     prescribed, completed = _prescribed_reps(body), body.completed_reps

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from tests import stream_clock
 from tests.stream_clock import Listen, StreamClock, heard
-from transforms.events import REVIEW, Event, ReviewItemFact, parse_event
+from transforms.events import REVIEW, Event, ReviewItemFact, StatedConsent, parse_event
 from transforms.message import Message
 from transforms.policy.nudges import Nudge
 from transforms.projections.adherence import Adherence
@@ -446,7 +446,7 @@ def test_a_revocation_hides_at_once_in_a_rebuild_and_a_grant_waits() -> None:
 
 
 def test_consents_that_the_table_knows_hold_from_the_first_event_on() -> None:
-    def decision(days: int, event_id: str, status: str) -> Decision:
+    def decision(days: int, event_id: str, status: StatedConsent) -> Decision:
         at_us = int((START - days * DAY) * MICROS)
         return Decision(at_us, at_us, event_id, status, None)
 

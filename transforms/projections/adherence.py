@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from transforms.events import Event, Kind, SessionFact
+from transforms.events import Event, Kind, SessionFact, SessionStatus
 from transforms.policy.findings import Finding
 from transforms.policy.rules import RuleName
 from transforms.policy.thresholds import AdherenceLevel
@@ -18,7 +18,7 @@ from transforms.projections.state import ALWAYS, NEVER, SILENT_DAYS, STATE_DAYS,
 from transforms.rows import Row, row_key
 from transforms.times import DAY_US, MINUTE_US, day_of, iso_date, to_rfc3339, week_start_of
 
-STATUS_RANKS = {"started": 0, "aborted": 1, "partial": 2, "completed": 3}
+STATUS_RANKS: dict[SessionStatus, int] = {"started": 0, "aborted": 1, "partial": 2, "completed": 3}
 _STARTED, _PARTIAL, _COMPLETED = STATUS_RANKS["started"], STATUS_RANKS["partial"], STATUS_RANKS["completed"]
 
 # Events are applied for 28 days, but sessions are kept longer: the rolling average of the oldest week looks

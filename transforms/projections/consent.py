@@ -3,10 +3,12 @@
 from bisect import bisect_right, insort
 from typing import Literal, NamedTuple, cast
 
-from transforms.events import ConsentFact, Event
+from transforms.events import ConsentFact, Event, StatedConsent
 
 ConsentMode = Literal["enforce", "require", "off"]
 CONSENT_MODES: tuple[ConsentMode, ...] = ("enforce", "require", "off")
+
+ConsentStatus = Literal["granted", "revoked", "expired", "unknown"]
 
 # Other types of consent (marketing, research) do not govern the collection of data.
 GOVERNING_TYPE = "data_collection"
@@ -18,10 +20,10 @@ class Decision(NamedTuple):
     effective_us: int
     ts_us: int
     event_id: str
-    status: str
+    status: StatedConsent
     expires_us: int | None
 
-    def status_at(self, at_us: int) -> str:
+    def status_at(self, at_us: int) -> ConsentStatus:
         """The status at a time from `effective_us` on."""
         if self.status == "revoked":
             return "revoked"
@@ -51,7 +53,7 @@ class ConsentLog:
             log.add(event)
         return log
 
-    def status_at(self, at_us: int) -> str:
+    def status_at(self, at_us: int) -> ConsentStatus:
         """The status of the newest decision in force at a time; `unknown` if there is none."""
         # The newest decision is usually the one in force.
         for decision in reversed(self.decisions):
@@ -86,7 +88,7 @@ class ConsentLog:
         return True
 
 
-def is_visible(status: str) -> bool:
+def is_visible(status: ConsentStatus) -> bool:
     """Whether a patient's rows may be shown at that consent status."""
     return status not in ("revoked", "expired")
 

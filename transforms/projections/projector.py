@@ -88,7 +88,7 @@ class Projector[S: PatientState](ABC):
         return self.settings.consent == "off" or is_visible(state.consents.status_at(now_us))
 
     def expect(self, state: PatientState, events: Sequence[Event]) -> None:
-        """Announces events that arrive together: the newest that is not withheld decides what is too late.
+        """Prepares for events that arrive together: the newest one not withheld decides what is too late.
 
         They are in the order of `consents_first`, and have not been applied yet.
         """

@@ -377,7 +377,7 @@ class Quality(Projector[QualityState]):
             yield "rep_quality", {"quality_score": fact.score}
 
     def _may_give(self, state: QualityState, feedback_type: str, event: Event) -> bool:
-        """Whether the repeat limit, in event time, lets feedback through; if so, notes that it was given."""
+        """Whether the repeat limit, in event time, lets feedback through; if so, stores its time."""
         limit_us = self.settings.policy.rep_feedback.repeat_seconds * MICROS
         times = state.feedback_times.setdefault(f"{feedback_type}/{event.exercise_id}", [])
         index = bisect_left(times, event.ts_us)

@@ -104,7 +104,7 @@ class PatientState(ABC):
         """The subclass's own fields, as a value of the type `STORED`."""
 
     @abstractmethod
-    def restore(self, own: Any) -> None:
+    def restore(self, stored: Any) -> None:
         """Sets the subclass's fields: from such a value, or to their defaults if they are not stored."""
 
     def encode(self) -> bytes:
@@ -130,13 +130,13 @@ class PatientState(ABC):
             return cls()
         if encoded[0] > cls.VERSION:
             raise ValueError(f"{cls.__name__} {cls.VERSION} cannot read version {encoded[0]}")
-        common, own = cls._decode(memoryview(encoded)[1:])
+        common, stored = cls._decode(memoryview(encoded)[1:])
         # Skips `__init__`, because every field is set below.
         state = cls.__new__(cls)
         state.newest_us, state.touched_us, state.held_until_us, state.site = common[:4]
         decisions, state.rows, state.findings = common[4:]
         state.consents = ConsentLog(decisions)
-        state.restore(own)
+        state.restore(stored)
         state.changed_since, state.projected_us, state.expected_us = NEVER, state.touched_us, 0
         return state
 

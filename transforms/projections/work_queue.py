@@ -7,7 +7,7 @@ from typing import Any, cast
 import msgspec
 import orjson
 
-from transforms.events import AlertFact, Event, FeedbackFact, Kind, ReviewItemFact
+from transforms.events import AlertFact, Event, FeedbackFact, ItemStatus, Kind, Priority, ReviewItemFact
 from transforms.policy.findings import Finding
 from transforms.projections.adherence import pain_finding
 from transforms.projections.projector import PROCESSED, Outcome, Output, Projector
@@ -17,9 +17,20 @@ from transforms.times import DAY_US, HOUR_US, to_rfc3339
 
 TABLE = "work_queue"
 
-PRIORITIES = {"critical": 1, "high": 2, "medium": 3, "low": 4}
-DEADLINES_US = {"critical": 4 * HOUR_US, "high": 24 * HOUR_US, "medium": 48 * HOUR_US, "low": 7 * DAY_US}
-STATUS_RANKS = {"pending": 0, "acknowledged": 1, "in_review": 2, "resolved": 3, "dismissed": 3}
+PRIORITIES: dict[Priority, int] = {"critical": 1, "high": 2, "medium": 3, "low": 4}
+DEADLINES_US: dict[Priority, int] = {
+    "critical": 4 * HOUR_US,
+    "high": 24 * HOUR_US,
+    "medium": 48 * HOUR_US,
+    "low": 7 * DAY_US,
+}
+STATUS_RANKS: dict[ItemStatus, int] = {
+    "pending": 0,
+    "acknowledged": 1,
+    "in_review": 2,
+    "resolved": 3,
+    "dismissed": 3,
+}
 _FINAL_RANK = STATUS_RANKS["resolved"]
 
 # Open items stay until they are closed, however old. The limit protects the state from a runaway client.
@@ -66,7 +77,7 @@ class Item[S](msgspec.Struct, array_like=True, gc=False):
             if known is None or stamp >= (known[0], known[1]):
                 self.statements[name] = (*stamp, value)
 
-    def reach(self, status: str | None, stamp: _Stamp) -> None:
+    def reach(self, status: ItemStatus | None, stamp: _Stamp) -> None:
         """Moves the status forward, never back; among equal ranks, the first one reached counts."""
         if status is not None:
             rank = STATUS_RANKS[status]
@@ -303,7 +314,7 @@ class WorkQueue(Projector[WorkQueueState]):
     @staticmethod
     def _columns(item: Item[Any], patient_id: str, visible: bool) -> dict[str, Any]:
         rank, reached_us, _, status = item.status
-        urgency = item.value("urgency") or "medium"
+        urgency: Priority = item.value("urgency") or "medium"
         deadline_us, resolved_us = item.value("sla_deadline"), item.value("resolved_at")
         if deadline_us is None:
             deadline_us = item.first[0] + DEADLINES_US[urgency]

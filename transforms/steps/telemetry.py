@@ -6,7 +6,6 @@ event.
 """
 
 from functools import cache
-from typing import Any
 
 from apache_beam.metrics.metric import Metrics
 
@@ -17,12 +16,12 @@ LATENCY_BOUNDS_MS = (100, 250, 500, 750, 1000, 1250, 1500, 2000, 3000, 5000, 100
 
 
 @cache
-def _counter(namespace: str, name: str) -> Any:
+def _counter(namespace: str, name: str) -> Metrics.DelegatingCounter:
     return Metrics.counter(namespace, name)
 
 
 @cache
-def _distribution(name: str) -> Any:
+def _distribution(name: str) -> Metrics.DelegatingDistribution:
     return Metrics.distribution(BROADWAY, name)
 
 

@@ -13,6 +13,7 @@ from transforms.events import Event, InvalidEventError, parse_event
 from transforms.message import Message
 from transforms.steps.chunks import EventChunk
 from transforms.steps.routing import ROUTES, routed
+from transforms.steps.tagging import Tagged
 from transforms.steps.telemetry import count
 from transforms.times import MICROS
 
@@ -67,7 +68,7 @@ class Validate(beam.DoFn):
             yield TaggedOutput(route, chunk)
 
 
-def _refused(letter: DeadLetter) -> Any:
+def _refused(letter: DeadLetter) -> Tagged:
     if letter.reason == "unknown_kind":
         count("event.unknown")
     return TaggedOutput(DEAD_LETTERS, letter)
