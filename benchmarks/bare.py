@@ -27,7 +27,7 @@ from transforms.times import MICROS
 _CHUNK_BYTES = 1024 * 1024
 _BATCH_ROWS = 100
 
-_RECEIVES = {
+_RECEIVES: dict[type[Projector[Any]], set[str]] = {
     Adherence: {*ROUTES["adherence"]},
     Quality: {*ROUTES["quality"]},
     WorkQueue: {*ROUTES["work_queue"], REVIEW},

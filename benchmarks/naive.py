@@ -110,8 +110,8 @@ def build(pipeline: beam.Pipeline, options: RehabOptions) -> None:
     )
     adherence = _received(unique, "adherence") | "Adherence" >> Projection(Adherence(settings))
     quality = _received(unique, "quality") | "Quality" >> Projection(Quality(settings))
-    findings = (adherence[REVIEW_ITEMS], quality[REVIEW_ITEMS])
-    work_queue = (*_received(unique, "work_queue"), *findings) | "Work queue" >> Projection(
+    review_items = (adherence[REVIEW_ITEMS], quality[REVIEW_ITEMS])
+    work_queue = (*_received(unique, "work_queue"), *review_items) | "Work queue" >> Projection(
         WorkQueue(settings)
     )
     projections = {"adherence": adherence, "quality": quality, "work_queue": work_queue}

@@ -1,1 +1,1 @@
-"""The domain: events, validation, projections, policy, batching. No I/O, no clients, no options."""
+"""The domain: events, validation, projections, policy and their Beam steps. No I/O, clients or options."""

@@ -1,4 +1,4 @@
-"""Dead letters: what arrived and could not be used, kept so that nothing is lost."""
+"""Dead letters: input that could not be used, kept so that nothing is lost."""
 
 import base64
 import hashlib
@@ -14,23 +14,23 @@ from transforms.times import to_rfc3339
 PROJECTION_FAILED = "projection_failed"
 WRITE_REJECTED = "write_rejected"
 SCHEMA_VERSION = 1
-# The attribute in which a replay tells how often the event has been tried before.
+# A replay sets this attribute to the number of earlier attempts.
 ATTEMPTS_ATTRIBUTE = "attempts"
 _MOST_ATTEMPTS = 1_000_000
-# The attribute in which it tells the reason for which the event failed.
+# A replay sets this attribute to the reason of the dead letter.
 REPLAY_ATTRIBUTE = "replay_of"
 
 
 def failed_in_projection(message: Message) -> bool:
-    """Whether the message is the replay of an event on which a projection failed."""
+    """Whether the message replays an event on which a projection failed."""
     return message.attributes.get(REPLAY_ATTRIBUTE) == PROJECTION_FAILED
 
 
 class DeadLetter(NamedTuple):
-    """One thing that could not be used.
+    """An input that could not be used.
 
-    `reason` is one of `REASONS`, `stage` the step that refused it, `error` says which field broke
-    which rule and never quotes a value, `message.payload` is exactly what arrived.
+    `reason` is one of `REASONS` and `stage` the step that refused it. `error` says which field broke which
+    rule, and never quotes a value. `message.payload` has the bytes that arrived, unchanged.
     """
 
     reason: str
@@ -69,5 +69,5 @@ def dead_letter_row(letter: DeadLetter, failed_us: int, job_name: str) -> Row:
 
 def _attempts(attributes: dict[str, str]) -> int:
     earlier = attributes.get(ATTEMPTS_ATTRIBUTE, "")
-    # A publisher may say anything, and neither JSON nor BigQuery takes any number.
+    # Limited, because a publisher may set any number, which JSON and BigQuery may not hold.
     return 1 + (min(int(earlier), _MOST_ATTEMPTS) if earlier.isascii() and earlier.isdecimal() else 0)

@@ -1,9 +1,9 @@
 """From a message's bytes to the JSON objects in it.
 
-An element of an array stands or falls alone: where the array as a whole is not JSON, brackets and
-quotes tell its elements apart, and each of them is decoded by itself. So what is wrong inside one
-(half of a surrogate pair, a number that no double holds, NaN, bytes that are not UTF-8) is that
-element's. Where brackets or quotes do not match, or the text is in another encoding, there are no elements.
+Each element of an array is judged alone. If an array is not valid JSON as a whole, brackets, quotes and
+commas tell its elements apart, and each is decoded separately. So a fault inside one element (half a
+surrogate pair, a number outside the range of a double, NaN, bytes that are not UTF-8) affects only that
+element. A text with unbalanced brackets or quotes, or in another encoding, cannot be split.
 """
 
 import re
@@ -21,21 +21,21 @@ STAGE = "Validate"
 
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 
-# A string may run on to the end of the text: so nothing is read twice, however many quotes there are.
+# An unclosed string matches up to the end of the text, so that no quote is tried twice.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[][{},]', re.DOTALL)
 _CLOSING = {b"[": b"]", b"{": b"}"}
 _BLANK = b" \t\n\r"
 
 
-# An object, with its own message; or what it becomes if it is none.
+# An object with its own message, or a dead letter.
 Decoded = tuple[Message, dict[str, Any]] | DeadLetter
 
 
 def decode(message: Message) -> list[Decoded]:
-    """Each object in a message that holds one or an array of them, with its own message.
+    """The objects in a message, which holds one object or an array of them.
 
-    An element's message has that element's bytes, as they arrived, for its payload. What is no
-    object comes out as a dead letter; each element stands or falls alone.
+    The message of an element has the element's bytes, unchanged, as its payload. Anything but an object
+    becomes a dead letter.
     """
     if len(message.payload) > MAX_MESSAGE_BYTES:
         return [DeadLetter("too_large", STAGE, f"message: longer than {MAX_MESSAGE_BYTES} bytes", message)]
@@ -47,9 +47,9 @@ def decode(message: Message) -> list[Decoded]:
 
 
 def parts(text: bytes, opening: bytes) -> list[bytes] | None:
-    """The elements of an array (`opening` is `[`) or the members of an object (`{`), as they are written.
+    """The elements of an array (`opening` is `[`) or the members of an object (`{`), unchanged.
 
-    They need not be JSON themselves. Null if the text is not one array or object.
+    They need not be valid JSON. Null if the text is not a single array or object.
     """
     text = text.strip(_BLANK)
     if not text.startswith(opening):
@@ -63,7 +63,7 @@ def parts(text: bytes, opening: bytes) -> list[bytes] | None:
 
 
 def _split(text: bytes) -> Iterator[bytes]:
-    """What lies between the commas of the outermost brackets. Raises ValueError if these do not match."""
+    """Splits at the commas inside the outermost brackets. Raises ValueError if brackets do not match."""
     awaited: list[bytes] = []
     begin = 1
     for token in _TOKEN.finditer(text):
@@ -90,7 +90,7 @@ def _part(text: bytes) -> bytes:
 
 
 def _elements_apart(message: Message) -> list[Decoded]:
-    """The elements of an array that is not JSON as a whole."""
+    """The elements of an array that is not valid JSON as a whole."""
     elements = parts(message.payload, b"[")
     if not elements:
         return [_malformed(message)]
@@ -127,7 +127,7 @@ def _elements(message: Message, content: list[Any]) -> list[Decoded]:
     ]
 
 
-def _object(message: Message, content: Any) -> Decoded:
+def _object(message: Message, content: object) -> Decoded:
     if isinstance(content, dict):
         return message, content
     return DeadLetter("not_an_event", STAGE, "message: neither a JSON object nor an array of them", message)

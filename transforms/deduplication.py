@@ -1,8 +1,8 @@
-"""Deduplication: an event that was seen before, by whichever subscription, is dropped and counted.
+"""Deduplication: an event that has been seen before, from any subscription, is dropped and counted.
 
-It is the same event if it is of the same patient and kind and has the same id. So no patient's events can be
-lost to an id that another's phone has used too, and each patient's projections can remember the ids
-themselves, in the state that they read and write anyway.
+Two events are equal if patient, kind and id are equal. So one patient's phone cannot make another patient's
+events duplicates, and each projection can store the ids in the patient's state, which it reads and writes
+anyway.
 """
 
 import hashlib
@@ -12,40 +12,40 @@ import msgspec
 from transforms.events import Event
 
 REMEMBERED_SECONDS = 24 * 3600
-# Of a patient, the newest: many times what a day of exercise makes, and little enough to be looked through.
+# Per patient; the oldest are dropped first. Many times the events of a day of exercise, yet quick to search.
 REMEMBERED_IDS = 2**15
 
 _HOUR_SECONDS = 3600
-# So few that a day of ids is small, so many that no two ids of a patient ever have the same.
+# Short, so that a day of ids is small; long enough that two ids of a patient never collide.
 _DIGEST_BYTES = 8
 
 
-# By default an item of the work queue has its event's id: events of two kinds would make one item.
+# Both kinds share one namespace: an item's id defaults to its event's, so two equal ids would be one item.
 _ITEM_KINDS = {"alert": "item", "feedback": "item"}
 
 
 def deduplication_key(event: Event) -> str:
-    """By what an event is known among its patient's."""
+    """Deduplication key, unique per patient."""
     return f"{_ITEM_KINDS.get(event.kind, event.kind)} {event.event_id}"
 
 
 class SeenIds(msgspec.Struct, array_like=True):
-    """The ids of a patient: for each hour (since the epoch) the digests of those first seen then."""
+    """A patient's event ids: for each hour since the epoch, the digests of those first seen in it."""
 
     hours: dict[int, bytearray] = {}
 
-    def is_new(self, name: str, now: int) -> bool:
-        """Whether that is seen for the first time; it is remembered. `now` is in seconds since the epoch."""
-        digest = hashlib.blake2b(name.encode(), digest_size=_DIGEST_BYTES).digest()
+    def is_new(self, key: str, now: int) -> bool:
+        """Whether a key is seen for the first time; stores it. `now` is in seconds since the epoch."""
+        digest = hashlib.blake2b(key.encode(), digest_size=_DIGEST_BYTES).digest()
         for digests in self.hours.values():
-            # Found across two digests is as unlikely as found by chance.
+            # A match across two digests is as unlikely as a collision.
             if digest in digests:
                 return False
         self.hours.setdefault(now // _HOUR_SECONDS, bytearray()).extend(digest)
         return True
 
     def forget(self, now: int) -> None:
-        """Drops what need not be remembered any more, and of more than can be the oldest."""
+        """Drops ids that are too old, and the oldest ones above the limit. `now` is in seconds."""
         oldest = (now - REMEMBERED_SECONDS) // _HOUR_SECONDS
         for hour in [hour for hour in self.hours if hour < oldest]:
             del self.hours[hour]

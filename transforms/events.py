@@ -1,19 +1,19 @@
 """The event: pydantic models of every kind, and the slim values that travel through the pipeline.
 
-The models are the contract's section 2: a union discriminated by `kind`, strict JSON types,
-aliases, defaults and ranges. Of a field's names the first that states something counts, in the order
-of its `AliasChoices`; a dotted one lies inside another field. A name that does not count is not
-validated. Null means absent, and a whole number is an integer however it is written.
+The models implement docs/contract.md, 2: a union discriminated by `kind`, strict JSON types, aliases,
+defaults and ranges. A field is read from the first of its names that is not null, in the order of its
+`AliasChoices`; a dotted name lies inside another field. The other names are not validated. Null means absent,
+and a whole number is an integer however it is written.
 
-`parse_event` turns one decoded JSON object into an `Event`, whose facts are plain tuples, because a
-pydantic object costs ten times as much to move between steps.
+`parse_event` turns one decoded JSON object into an `Event`. Its facts are slim values, because a pydantic
+object costs ten times as much to move between steps.
 """
 
 import hashlib
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Final, Literal, NamedTuple, cast, get_args
 
 import orjson
 from pydantic import (
@@ -35,7 +35,8 @@ from transforms.message import Message
 from transforms.times import MINUTE_US, to_micros, to_rfc3339
 from transforms.values import Value
 
-KINDS = ("exercise_session", "rep_observation", "feedback", "alert", "consent")
+Kind = Literal["exercise_session", "rep_observation", "feedback", "alert", "consent"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 FUTURE_TOLERANCE_US = 5 * MINUTE_US
 EARLIEST_US = to_micros(datetime(2000, 1, 1, tzinfo=UTC))
@@ -60,7 +61,7 @@ def _parse_timestamp(value: object) -> object:
 
 
 def _leap_second(text: str) -> object:
-    """The next second: a `datetime` has no second 60."""
+    """The second after a leap second, because a `datetime` has no second 60."""
     moment = _parse_timestamp(f"{text[: _SECOND.start]}59{text[_SECOND.stop :]}")
     try:
         return cast(datetime, moment) + timedelta(seconds=1)
@@ -69,14 +70,14 @@ def _leap_second(text: str) -> object:
 
 
 def _whole(value: object) -> object:
-    # JSON has one type of number; 42.5 stays what it is and is refused.
+    # JSON has a single type of number. 42.5 is left for the model to refuse.
     return int(value) if type(value) is float and value.is_integer() else value
 
 
 Timestamp = Annotated[datetime, BeforeValidator(_parse_timestamp)]
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Score = Annotated[float, Field(ge=0, le=1)]
-# Last of what applies to an `int`, for then it is asked first.
+# Must be the last annotation of an `int`: pydantic runs the last validator first.
 WHOLE = BeforeValidator(_whole)
 Count = Annotated[int, Field(ge=0), WHOLE]
 PainLevel = Annotated[float, Field(ge=0, le=10)]
@@ -94,10 +95,12 @@ Priority = Literal["low", "medium", "high", "critical"]
 Urgency = Annotated[
     Priority, BeforeValidator(_critical_if_urgent, json_schema_input_type=Priority | Literal["urgent"])
 ]
-_Status = Literal["pending", "acknowledged", "in_review", "resolved", "dismissed"]
+ItemStatus = Literal["pending", "acknowledged", "in_review", "resolved", "dismissed"]
 Status = Annotated[
-    _Status, BeforeValidator(_pending_if_active, json_schema_input_type=_Status | Literal["active"])
+    ItemStatus, BeforeValidator(_pending_if_active, json_schema_input_type=ItemStatus | Literal["active"])
 ]
+StatedConsent = Literal["granted", "revoked", "expired", "pending"]
+SessionStatus = Literal["completed", "partial", "aborted", "started"]
 IssueSeverity = Literal["minor", "moderate", "major"]
 ISSUE_SEVERITIES = ("minor", "moderate", "major")
 
@@ -112,7 +115,7 @@ def _dotted(choice: str | AliasPath) -> str:
 
 
 def _unless_stated(field: str) -> BeforeValidator:
-    """Of a source for another field: it is not read where that one is stated."""
+    """Skips a field that only serves to calculate `field`, if `field` itself is stated."""
 
     def read(value: object, info: ValidationInfo) -> object:
         return value if info.data.get(field) is None else None
@@ -121,7 +124,7 @@ def _unless_stated(field: str) -> BeforeValidator:
 
 
 def _describe_names(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Says in the JSON schema of a model what else its fields are read from."""
+    """Lists the aliases of a model's fields in its JSON schema."""
     for name, field in model.model_fields.items():
         if isinstance(field.validation_alias, AliasChoices):
             others = ", ".join(f"`{_dotted(choice)}`" for choice in field.validation_alias.choices[1:])
@@ -167,7 +170,7 @@ class SessionBody(_Model):
     prescribed_exercise_id: str | None = None
     start_time: Timestamp | None = Field(None, validation_alias=_names("start_time", "started_at"))
     end_time: Timestamp | None = Field(None, validation_alias=_names("end_time", "ended_at"))
-    completion_status: Literal["completed", "partial", "aborted", "started"] | None = Field(
+    completion_status: SessionStatus | None = Field(
         None, validation_alias=_names("completion_status", "status")
     )
     prescribed_reps: Count | None = Field(
@@ -189,7 +192,7 @@ class SessionBody(_Model):
     pain_level: PainLevel | None = None
     prescribed_sessions_per_week: Annotated[int, Field(ge=1, le=21), WHOLE] | None = None
     device_info: dict[str, Any] | None = None
-    # Where reps and minutes are calculated from.
+    # Reps and minutes may be calculated from these.
     prescription_sets: SkipJsonSchema[Annotated[Count | None, _unless_stated("prescribed_reps")]] = Field(
         None, validation_alias=AliasPath("prescription", "sets")
     )
@@ -258,7 +261,7 @@ class ConsentBody(_Model):
     consent_id: Identifier | None = None
     consent_type: str | None = "data_collection"
     granted: bool | None = None
-    status: Literal["granted", "revoked", "expired", "pending"] | None = None
+    status: StatedConsent | None = None
     effective_from: Timestamp | None = None
     expires_at: Timestamp | None = Field(None, validation_alias=_names("expires_at", "expiry"))
     scope: dict[str, Any] | list[Any] | None = None
@@ -283,7 +286,7 @@ class _Envelope(_Model):
 
 
 class ExerciseSession(_Envelope):
-    """An exercise session, begun or ended."""
+    """An exercise session that began or ended."""
 
     kind: Literal["exercise_session"]
     body: SessionBody
@@ -324,10 +327,10 @@ EventModel = Annotated[
 
 
 class SessionFact(Value, frozen=True, tag="session"):
-    """What the projections need of a session event; `start_us` is null where the event states none."""
+    """What the projections need of a session event; null where the event states nothing."""
 
     session_id: str
-    status: str
+    status: SessionStatus
     start_us: int | None
     quality: float | None
     duration_minutes: float | None
@@ -336,22 +339,22 @@ class SessionFact(Value, frozen=True, tag="session"):
 
 
 class RepFact(Value, frozen=True, tag="rep"):
-    """What the projections need of a repetition; `issues` are (type, severity or null)."""
+    """What the projections need of a rep; `issues` are pairs of type and severity (or null)."""
 
     score: float
     session_id: str | None
-    issues: tuple[tuple[str, str | None], ...]
+    issues: tuple[tuple[str, IssueSeverity | None], ...]
 
 
 class FeedbackFact(Value, frozen=True, tag="feedback"):
     """What the projections need of a feedback event; null where the event states nothing.
 
-    `details` are fields for the item's context: those stated, by name.
+    `details` are the stated fields for the item's context, by name.
     """
 
     feedback_id: str
     therapist_id: str | None
-    priority: str | None
+    priority: Priority | None
     description: str | None
     details: dict[str, Any]
     acknowledged: bool
@@ -361,36 +364,36 @@ class FeedbackFact(Value, frozen=True, tag="feedback"):
 class AlertFact(Value, frozen=True, tag="alert"):
     """What the projections need of an alert event; null where the event states nothing.
 
-    `trigger_criteria` and `context` are JSON objects, encoded.
+    `trigger_criteria` and `context` are encoded JSON objects.
     """
 
     alert_id: str
     alert_type: str
-    urgency: str | None
-    status: str | None
+    urgency: Priority | None
+    status: ItemStatus | None
     therapist_id: str | None
     description: str | None
     trigger_criteria: str | None
     context: str | None
     sla_deadline_us: int | None
     resolved_at_us: int | None
-    # At the end and with a default: events that an earlier release has encoded do not have it.
+    # Last and with a default, because events that release 0.1.0 encoded lack it.
     pain_level: float | None = None
 
 
 class ConsentFact(Value, frozen=True, tag="consent"):
-    """A consent: `status` as in the contract, in force from `effective_us` until `expires_us` (or open)."""
+    """A consent, in force from `effective_us` until `expires_us` (null: open); docs/contract.md, 2.9."""
 
     consent_type: str
-    status: str
+    status: StatedConsent
     effective_us: int
     expires_us: int | None
 
 
 class ReviewItemFact(Value, frozen=True, tag="review"):
-    """A policy finding on its way to the patient's work queue, or (`withdrawn`) out of it.
+    """A review item on its way into the patient's work queue, or out of it again (`withdrawn`).
 
-    Of several with one `nudge_id` the one with the highest `revision` holds.
+    Among several with one `nudge_id`, the one with the highest `revision` counts.
     """
 
     nudge_id: str
@@ -403,15 +406,15 @@ class ReviewItemFact(Value, frozen=True, tag="review"):
 
 Fact = SessionFact | RepFact | FeedbackFact | AlertFact | ConsentFact | ReviewItemFact
 
-# The kind under which the policy's own findings reach the work queue; no event from outside has it.
-REVIEW = "review"
+# The kind of the policy's review items; no event from outside has it.
+REVIEW: Final = "review"
 
 
 class Event(Value, frozen=True):
     """A valid event.
 
-    `ts_us` is the event's time in microseconds since the epoch; `exercise_id` is '' if absent;
-    `message` is the arrival it came with, its payload narrowed to this event.
+    `ts_us` is the event's time in microseconds since the epoch; `exercise_id` is '' if absent; `message` is
+    the message that it arrived in, with only this event as its payload.
     """
 
     event_id: str
@@ -425,14 +428,14 @@ class Event(Value, frozen=True):
 
 
 class FieldError(NamedTuple):
-    """A field's path (dotted, from the envelope) and the rule it breaks; never its value."""
+    """A field's dotted path from the envelope, and the rule that it breaks; never its value."""
 
     field: str
     message: str
 
 
 class InvalidEventError(Exception):
-    """An object that is not a valid event; `reason` is from the contract's closed list."""
+    """An object that is not a valid event; `reason` is one of `transforms.reasons.REASONS`."""
 
     def __init__(self, reason: str, errors: list[FieldError]) -> None:
         super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors))
@@ -441,14 +444,14 @@ class InvalidEventError(Exception):
 
 
 def content_id(content: dict[str, Any]) -> str:
-    """The id of an event that has none: equal content, whatever the order of its keys, gives an equal id."""
+    """The id of an event that states none: a hash of its content, whatever the order of its keys."""
     return hashlib.blake2b(_canonical_json(content), digest_size=16).hexdigest()
 
 
 def parse_event(content: dict[str, Any], message: Message, now_us: int) -> Event:
-    """The event in a decoded JSON object.
+    """The event in a decoded JSON object. Raises `InvalidEventError`.
 
-    `now_us` is the present, against which times in the future are judged. Raises `InvalidEventError`.
+    `now_us` is the present in microseconds since the epoch: later times are refused, with some tolerance.
     """
     kind = content.get("kind")
     if not isinstance(kind, str) or kind not in _FACTS:
@@ -477,9 +480,9 @@ def parse_event(content: dict[str, Any], message: Message, now_us: int) -> Event
 
 
 def _stated(content: dict[str, Any]) -> dict[str, Any]:
-    """The envelope and its body without nulls, so that an alias counts where a field is null.
+    """The envelope and its body without nulls, so that an alias is read if a field is null.
 
-    Deeper nulls hide no other name, and what is kept as it is sent (`context`, `device_info`) keeps its own.
+    Deeper nulls hide no alias, and objects that are stored unchanged (`context`, `device_info`) keep theirs.
     """
     body = content.get("body")
     if type(body) is dict and None in body.values():
@@ -508,7 +511,7 @@ def _rule(detail: ErrorDetails) -> str:
 def _check_times(model: _Envelope, stated: dict[str, Any], ts_us: int, latest_us: int) -> None:
     times = [(_written(stated, "ts", "timestamp"), ts_us)]
     if isinstance(model, ExerciseSession):
-        # A session is filed under the day it began, so a start that cannot be true would misplace it.
+        # A session belongs to the day of its start, so an impossible start would put it into the wrong week.
         start_us, end_us = _micros(model.body.start_time), _micros(model.body.end_time)
         start = f"body.{_written(stated['body'], 'start_time', 'started_at')}"
         end = f"body.{_written(stated['body'], 'end_time', 'ended_at')}"
@@ -528,7 +531,7 @@ def _check_times(model: _Envelope, stated: dict[str, Any], ts_us: int, latest_us
 
 
 def _written(fields: dict[str, Any], name: str, alias: str) -> str:
-    """The name under which the sender states a field."""
+    """The name under which the sender stated a field."""
     return alias if name not in fields and alias in fields else name
 
 
@@ -569,7 +572,7 @@ def _prescribed_reps(body: SessionBody) -> int | None:
     return body.prescribed_reps
 
 
-def _session_status(body: SessionBody, duration: float | None) -> str:
+def _session_status(body: SessionBody, duration: float | None) -> SessionStatus:
     if body.completion_status is not None:
         return body.completion_status
     prescribed, completed = _prescribed_reps(body), body.completed_reps
@@ -625,7 +628,7 @@ def _alert_fact(event_id: str, _ts_us: int, body: AlertBody) -> AlertFact:
 def _consent_fact(_event_id: str, ts_us: int, body: ConsentBody) -> ConsentFact:
     effective_us = _micros(body.effective_from)
     return ConsentFact(
-        # An empty type names none.
+        # An empty type means the default one.
         consent_type=body.consent_type or "data_collection",
         status=body.status or ("granted" if body.granted else "revoked"),
         effective_us=ts_us if effective_us is None else effective_us,
@@ -641,13 +644,13 @@ def _canonical_json(content: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
     except TypeError:
-        # What was decoded can always be encoded, but for its depth: 1,024 levels are read, 254 written.
+        # Only depth can fail: orjson reads 1,024 levels but writes 254.
         raise InvalidEventError(
             "invalid_schema", [FieldError("event", "Input should not be nested so deeply")]
         ) from None
 
 
-# Each by itself: telling the kinds apart again would take longer than to validate.
+# One validator per kind: the union's discriminator would take longer than the validation itself.
 _VALIDATE: dict[str, Callable[[object], Any]] = {
     "exercise_session": ExerciseSession.__pydantic_validator__.validate_python,
     "rep_observation": RepObservation.__pydantic_validator__.validate_python,

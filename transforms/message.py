@@ -2,24 +2,24 @@
 
 from transforms.values import Value
 
-# What is longer becomes a dead letter.
+# Longer messages and arrays become dead letters.
 MAX_MESSAGE_BYTES = 1024 * 1024
 MAX_ARRAY_LENGTH = 1000
 
-# The attribute that a publisher sets anew whenever it publishes, the same for all retries of a publication:
-# by it Dataflow drops those retries. Not the event's id: under that one, the corrected event that follows a
-# dead letter, or a dead letter's replay, would be dropped unseen.
+# A publisher sets this attribute to a new value per publication, the same for its retries: Dataflow drops the
+# retries by it. The event's id would not do: Dataflow would also drop the corrected event that follows a dead
+# letter, or the dead letter's replay.
 PUBLISH_ID_ATTRIBUTE = "publish_id"
 
-# The attribute in which a replay tells when the message was first published, in microseconds.
+# A replay sets this attribute to the time of the first publication, in microseconds since the epoch.
 FIRST_PUBLISH_ATTRIBUTE = "first_publish_us"
 
 
 class Message(Value, frozen=True):
-    """One arrival.
+    """One message or line, as it arrived.
 
-    `payload` is what arrived, byte for byte; `subscription` is the subscription's path or the
-    file's name; `publish_us` is the publish time in microseconds since the epoch (UTC).
+    `payload` has the bytes unchanged; `subscription` is the subscription's path or the file's name;
+    `publish_us` is the publish time in microseconds since the epoch.
     """
 
     payload: bytes
@@ -30,7 +30,7 @@ class Message(Value, frozen=True):
 
     @property
     def first_publish_us(self) -> int:
-        """`publish_us`; of a replayed message that of the original."""
+        """When the message, or the original of a replayed one, was published."""
         first = self.attributes.get(FIRST_PUBLISH_ATTRIBUTE, "")
         stated_us = int(first) if first.isascii() and first.isdecimal() else self.publish_us
         return min(stated_us, self.publish_us)

@@ -1,4 +1,4 @@
-"""Why something becomes a dead letter: a closed list, for those who only count."""
+"""Why something becomes a dead letter: a closed list, in a module that loads nothing else."""
 
 REASONS = (
     "malformed_json",

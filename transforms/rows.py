@@ -9,10 +9,10 @@ import orjson
 class Row(NamedTuple):
     """One version of one key of a table.
 
-    `key` names the row's key within its table; `version` grows with each change of that key;
-    `publish_us` is the oldest publish time (microseconds since the epoch) among the events that
-    the row stems from; `body` is a JSON object with the table's columns, as BigQuery's insertAll
-    takes them: timestamps RFC 3339, bytes base64, JSON columns as encoded strings.
+    `key` is unique within the table; `version` grows with each change of the key. `publish_us` is the oldest
+    publish time, in microseconds since the epoch, among the events behind this version. `body` is a JSON
+    object with the table's columns as BigQuery's insertAll expects them: timestamps in RFC 3339, bytes in
+    base64, JSON columns as encoded strings.
     """
 
     key: str
@@ -26,5 +26,5 @@ unpack_row = msgspec.msgpack.Decoder(Row).decode
 
 
 def row_key(*parts: str) -> str:
-    """A key of several columns; different columns never give the same key, whatever ids contain."""
+    """The key of several columns; different columns have different keys, whatever they contain."""
     return orjson.dumps(parts).decode()

@@ -14,13 +14,13 @@ _EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 
 def to_micros(moment: datetime) -> int:
-    """Microseconds since the epoch of an aware datetime; exact, where `timestamp()` rounds."""
+    """Microseconds since the epoch of an aware datetime; exact, unlike `timestamp()`."""
     since = moment - _EPOCH
     return (since.days * 86_400 + since.seconds) * MICROS + since.microseconds
 
 
 def to_rfc3339(micros: int) -> str:
-    """RFC 3339 in UTC with a `Z`; fractions of a second only where there are some."""
+    """RFC 3339 in UTC with a `Z`; with six decimals only if there is a fraction of a second."""
     seconds, fraction = divmod(micros, MICROS)
     return f"{_iso_second(seconds)}.{fraction:06}Z" if fraction else f"{_iso_second(seconds)}Z"
 

@@ -1,7 +1,7 @@
-"""What the values have in common that travel through the pipeline by the million."""
+"""The base of the values that travel through the pipeline by the million."""
 
 import msgspec
 
 
 class Value(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Immutable, encoded as an array; made without a call into Python, and never part of a cycle."""
+    """Immutable, encoded as an array, cheap to create, and invisible to the cycle collector."""

@@ -16,6 +16,7 @@ from tests.support.oracle import Arrival, expected
 from transforms.message import Message
 from transforms.policy.findings import Finding
 from transforms.policy.nudges import Origin, announce
+from transforms.policy.rules import RuleName
 from transforms.policy.thresholds import policy_from
 from transforms.projections.projector import RuleSettings
 from transforms.times import iso_date, to_micros
@@ -55,12 +56,12 @@ def reps(on: int, *scores: float) -> list[Arrival]:
     ]
 
 
-def finding(rule: str, occasion: object, data: dict[str, Any], **more: Any) -> Finding:
+def finding(rule: RuleName, occasion: object, data: dict[str, Any], **more: Any) -> Finding:
     stated: dict[str, Any] = {"exercise_id": "", "session_id": None, "triggered_by": None}
     return Finding(rule, str(occasion), at_us=0, newest_us=0, data=data, **stated | more)
 
 
-def of_session(rule: str, data: dict[str, Any], triggered_by: str) -> Finding:
+def of_session(rule: RuleName, data: dict[str, Any], triggered_by: str) -> Finding:
     """Of the session "one"."""
     return finding(rule, "one", data, session_id="one", exercise_id="squat", triggered_by=triggered_by)
 

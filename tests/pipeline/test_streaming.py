@@ -14,12 +14,12 @@ from msgspec.structs import replace
 
 from tests.support import stream_clock
 from tests.support.stream_clock import Listen, StreamClock, heard
-from transforms.events import REVIEW, Event, ReviewItemFact, parse_event
+from transforms.events import REVIEW, Event, ReviewItemFact, StatedConsent, parse_event
 from transforms.message import Message
 from transforms.policy.nudges import Nudge
 from transforms.projections.adherence import Adherence
 from transforms.projections.consent import Decision
-from transforms.projections.projector import Output, Projector, RuleSettings
+from transforms.projections.projector import Outcome, Output, Projector, RuleSettings
 from transforms.projections.quality import Quality
 from transforms.projections.state import KnownPatient, KnownReviewItem, Trigger
 from transforms.projections.work_queue import WorkQueue
@@ -169,7 +169,7 @@ def events() -> Stream:
 class Stumbling(Adherence):
     """Breaks on one event, as a fault in a rule would."""
 
-    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
+    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> Outcome:
         outcome = super().apply(state, event, trigger, now_us, output)
         if event.event_id == "broken":
             raise ZeroDivisionError("about patient p1")
@@ -446,7 +446,7 @@ def test_a_revocation_hides_at_once_in_a_rebuild_and_a_grant_waits() -> None:
 
 
 def test_consents_that_the_table_knows_hold_from_the_first_event_on() -> None:
-    def decision(days: int, event_id: str, status: str) -> Decision:
+    def decision(days: int, event_id: str, status: StatedConsent) -> Decision:
         at_us = int((START - days * DAY) * MICROS)
         return Decision(at_us, at_us, event_id, status, None)
 
@@ -512,7 +512,7 @@ def replayed(found: Event) -> Event:
 class Mended(Adherence):
     """Breaks on one event the first time, as a fault in a rule would that the next release mends."""
 
-    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
+    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> Outcome:
         if event.event_id == "broken" and not event.message.attributes:
             raise ZeroDivisionError("about patient p1")
         return super().apply(state, event, trigger, now_us, output)

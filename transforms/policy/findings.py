@@ -6,22 +6,22 @@ of the *set* of events in the state. So findings do not depend on the order of a
 
 from typing import Any, NamedTuple
 
-from transforms.policy.rules import RULES
+from transforms.policy.rules import RULES, NudgeKind, RuleName
 
-_REVIEWED_KINDS = ("alert", "emergency")
+_REVIEWED_KINDS: tuple[NudgeKind, ...] = ("alert", "emergency")
 
 
 class Finding(NamedTuple):
     """A rule's condition that holds for a patient.
 
-    `occasion` tells one finding of a rule from the next (a day, a session, an event); `at_us` is
-    since when it holds, and like everything but `triggered_by` a function of the set of events;
-    `newest_us` is the time of the newest event behind it, against which its age is judged;
-    `repeat_days` is how long the rule then stays silent (0: no limit); `is_open` whether it lasts until
-    an event ends it, however long that takes.
+    `occasion` distinguishes findings of one rule: a day, a session or an event. The condition holds since
+    `at_us`. The finding's age counts from `newest_us`, the time of the newest event behind it. After it, the
+    rule is silent for `repeat_days` (0: no limit). An `is_open` finding lasts until an event ends it, however
+    long that takes. Every field except `triggered_by` depends only on the set of events. Times are
+    microseconds since the epoch.
     """
 
-    rule: str
+    rule: RuleName
     occasion: str
     at_us: int
     newest_us: int
@@ -34,10 +34,10 @@ class Finding(NamedTuple):
 
 
 def needs_review(finding: Finding) -> bool:
-    """Whether the finding also becomes a work-queue item."""
+    """Whether the finding also becomes a review item in the work queue."""
     return RULES[finding.rule].kind in _REVIEWED_KINDS
 
 
 def scope_of(finding: Finding) -> str:
-    """Within one patient, the rule and exercise to which `repeat_days` applies."""
+    """What `repeat_days` applies to, within one patient: the type of nudge and the exercise."""
     return f"{RULES[finding.rule].type}/{finding.exercise_id}"

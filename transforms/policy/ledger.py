@@ -12,9 +12,10 @@ from transforms.times import DAY_US, day_of
 
 
 class _LedgerEntry(msgspec.Struct, array_like=True, gc=False):
-    """What the ledger keeps of a finding; `standing` until a late event makes it untrue.
+    """A finding as the ledger stores it.
 
-    While it `is_open` it does not age.
+    `digest` is that of the review item's last revision, empty without one. A finding is `standing` until a
+    late event makes it untrue, and does not age while it `is_open`.
     """
 
     at_us: int
@@ -35,17 +36,20 @@ class _LedgerEntry(msgspec.Struct, array_like=True, gc=False):
 
 
 class FindingLedger(msgspec.Struct, array_like=True):
-    """What has been found for one patient by one projector, so that each thing is said once.
+    """The findings of one patient in one projection, so that each is announced once.
 
-    `entries` holds the findings since the horizon by nudge id; `last_days` the day of the newest
-    finding of each scope that has passed it, so that a limit outlives the state it was found in.
+    `entries` holds the findings since the horizon, by nudge id. `last_days` holds, by scope, the day of the
+    newest finding older than that, so that `repeat_days` also applies across the horizon.
     """
 
     entries: dict[str, _LedgerEntry] = {}
     last_days: dict[str, int] = {}
 
     def spaced(self, candidates: Iterable[Finding], since_day: int, horizon_us: int) -> list[Finding]:
-        """Of one rule's candidates from a day on, by time, those that its `repeat_days` lets through."""
+        """The findings that `repeat_days` lets through.
+
+        `candidates` are all those of one rule and exercise from `since_day` on, in order of time.
+        """
         since_us = _examined_since_us(since_day, horizon_us)
         chosen = []
         last_day: int | None = None
@@ -59,7 +63,7 @@ class FindingLedger(msgspec.Struct, array_like=True):
         return chosen
 
     def _last_day(self, scope: str, since_us: int, horizon_us: int) -> int | None:
-        """The day of the newest finding of a scope among those that are not said again from a time on."""
+        """The day of the newest finding of a scope that is not evaluated again from `since_us` on."""
         days = [
             entry.day
             for entry in self.entries.values()
@@ -80,15 +84,16 @@ class FindingLedger(msgspec.Struct, array_like=True):
         now_us: int,
         announce_since_us: int | None,
     ) -> PolicyOutput:
-        """Compares what holds now with what was said before.
+        """Compares the findings that hold now with those in the ledger.
 
-        `findings` is everything that holds from `since_day` on, of which what is before `horizon_us`
-        is left out; what holds for the first time is announced if it is not older than
-        `announce_since_us` (null: nothing is announced), what changed is sent to the work queue again,
-        what no longer holds is withdrawn from it. What began before `horizon_us` stays as it was, unless
-        it is open: its evidence may have been forgotten, and no event that is not too late disproves it.
+        `findings` are all that hold from `since_day` on; those before `horizon_us` are ignored. A new finding
+        is announced, unless it is older than `announce_since_us` (null: nothing is announced). A changed
+        finding sends its review item again. A finding that no longer holds has its review item withdrawn.
+
+        A finding from before `horizon_us` stays as it was, unless it is open: the events behind it may have
+        been forgotten, and any event that could disprove it is too late.
         """
-        outcome = PolicyOutput([], [])
+        output = PolicyOutput([], [])
         standing = {}
         for finding in findings:
             key = nudge_id(origin.patient_id, finding)
@@ -101,36 +106,36 @@ class FindingLedger(msgspec.Struct, array_like=True):
                 entry.standing = entry.is_open = False
                 if entry.digest:
                     entry.digest, entry.revision = b"", max(now_us, entry.revision + 1)
-                    outcome.review_items.append(withdrawal(origin, key, entry.revision))
+                    output.review_items.append(withdrawal(origin, key, entry.revision))
         for key, finding in standing.items():
             entry = self.entries.setdefault(key, _LedgerEntry(0, 0, scope_of(finding)))
             has_ended = entry.is_open and not finding.is_open
-            # What was said when it began is enough: the queue may have settled and forgotten it by now.
-            stays = has_ended and finding.at_us < horizon_us
+            # Its review item stays as it is: a therapist may have closed it, and the queue forgotten it.
+            is_settled = has_ended and finding.at_us < horizon_us
             entry.at_us, entry.newest_us, entry.standing = finding.at_us, finding.newest_us, True
             entry.is_open = finding.is_open
-            if needs_review(finding) and self._is_news(origin, finding, entry) and not stays:
+            if needs_review(finding) and self._has_changed(origin, finding, entry) and not is_settled:
                 entry.revision = max(now_us, entry.revision + 1)
-                outcome.review_items.append(review_item(origin, finding, entry.revision))
+                output.review_items.append(review_item(origin, finding, entry.revision))
             recent = announce_since_us is not None and finding.newest_us >= announce_since_us
-            if recent and not entry.announced and not self._said_nearby(finding, entry):
+            if recent and not entry.announced and not self._is_repeat(finding, entry):
                 entry.announced = True
-                outcome.nudges.append(announce(origin, finding, now_us))
-        return outcome
+                output.nudges.append(announce(origin, finding, now_us))
+        return output
 
     def has_old(self, horizon_us: int) -> bool:
-        """Whether there is anything to age out."""
+        """Whether `age_out` would remove anything."""
         return any(entry.is_old(horizon_us) for entry in self.entries.values())
 
     def age_out(self, horizon_us: int) -> None:
-        """Forgets what is before the horizon, except for the limits."""
+        """Removes findings older than the horizon, but remembers what `repeat_days` needs of them."""
         for key in [key for key, entry in self.entries.items() if entry.is_old(horizon_us)]:
             entry = self.entries.pop(key)
             if entry.standing:
                 self.last_days[entry.scope] = max(entry.day, self.last_days.get(entry.scope, entry.day))
 
-    def _said_nearby(self, finding: Finding, entry: _LedgerEntry) -> bool:
-        """Whether a late event has only moved a finding whose limit has been used up by its announcement."""
+    def _is_repeat(self, finding: Finding, entry: _LedgerEntry) -> bool:
+        """Whether a finding of its scope has been announced within `repeat_days`, before or after it."""
         return finding.repeat_days > 0 and any(
             other.announced
             and other.scope == entry.scope
@@ -139,13 +144,13 @@ class FindingLedger(msgspec.Struct, array_like=True):
         )
 
     @staticmethod
-    def _is_news(origin: Origin, finding: Finding, entry: _LedgerEntry) -> bool:
-        """Whether the work queue knows it otherwise, or not at all; from now on it counts as known."""
+    def _has_changed(origin: Origin, finding: Finding, entry: _LedgerEntry) -> bool:
+        """Whether the review item differs from its last revision; the new one counts as sent."""
         content = orjson.dumps((finding.at_us, finding.session_id, finding.data, origin.site_id))
         known, entry.digest = entry.digest, hashlib.blake2b(content, digest_size=8).digest()
         return entry.digest != known
 
 
 def _examined_since_us(since_day: int, horizon_us: int) -> int:
-    """From when on the rules say everything that holds; what began before stays as it was."""
+    """The time from which all findings are evaluated again; older ones stay as they were."""
     return max(since_day * DAY_US, horizon_us)

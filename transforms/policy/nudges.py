@@ -20,14 +20,18 @@ class Nudge(NamedTuple):
 
 
 class PolicyOutput(NamedTuple):
-    """What findings lead to: messages for the nudge topic, events for the work queue."""
+    """What findings lead to: messages for the nudge topic, and review items for the work queue."""
 
     nudges: list[Nudge]
     review_items: list[Event]
 
 
 class Origin(NamedTuple):
-    """Whom a projector's step is about, and by what it was set off (a timer: no event, publish time now)."""
+    """Where findings come from: the patient and the site, and the event that triggered the projection.
+
+    A timer has no `source_event_id`, and its `publish_us` is the present. The time is in microseconds since
+    the epoch.
+    """
 
     patient_id: str
     site_id: str | None
@@ -36,14 +40,14 @@ class Origin(NamedTuple):
 
 
 def nudge_id(patient_id: str, finding: Finding) -> str:
-    """The same for the same finding, whenever and however often it is made."""
+    """The id of a finding's nudge and review item: equal findings have equal ids."""
     rule = RULES[finding.rule]
     parts = (rule.type, rule.kind, patient_id, finding.exercise_id, finding.occasion)
     return hashlib.blake2b(orjson.dumps(parts), digest_size=16).hexdigest()
 
 
 def announce(origin: Origin, finding: Finding, now_us: int) -> Nudge:
-    """The nudge of a finding."""
+    """The nudge that announces a finding."""
     rule = RULES[finding.rule]
     identifier = nudge_id(origin.patient_id, finding)
     attributes = {"nudge_id": identifier, "kind": rule.kind, "type": rule.type, "severity": rule.severity}
@@ -60,7 +64,7 @@ def announce(origin: Origin, finding: Finding, now_us: int) -> Nudge:
 
 
 def review_item(origin: Origin, finding: Finding, revision: int) -> Event:
-    """The event that puts an alert or emergency into the patient's work queue."""
+    """The event that puts an alert or emergency into the patient's work queue, as a review item."""
     rule = RULES[finding.rule]
     context = {
         "type": rule.type,
@@ -80,7 +84,7 @@ def review_item(origin: Origin, finding: Finding, revision: int) -> Event:
 
 
 def withdrawal(origin: Origin, identifier: str, revision: int) -> Event:
-    """The event that takes an item out of the work queue again."""
+    """The event that withdraws a review item from the work queue."""
     return _review_event(origin, 0, ReviewItemFact(identifier, revision, True, "", "", ""))
 
 

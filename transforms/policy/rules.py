@@ -1,18 +1,41 @@
 """The table of rules: what a finding of each rule is announced as."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+from transforms.events import Priority
+
+RuleName = Literal[
+    "gap",
+    "silence",
+    "absence",
+    "short_session",
+    "low_weekly_adherence",
+    "adherence_excellence",
+    "poor_quality",
+    "quality_reminder",
+    "quality_degradation",
+    "quality_improvement",
+    "form_major",
+    "form_moderate",
+    "form_minor",
+    "rep_quality",
+    "pain_emergency",
+    "pain_alert",
+    "critical_alert",
+]
+NudgeKind = Literal["nudge", "alert", "feedback", "emergency"]
 
 
 class Rule(NamedTuple):
-    """What a finding is announced as."""
+    """The type, kind, severity and description of the nudges that a rule leads to."""
 
     type: str
-    kind: str
-    severity: str
+    kind: NudgeKind
+    severity: Priority
     description: str
 
 
-RULES = {
+RULES: dict[RuleName, Rule] = {
     "gap": Rule("missed_sessions", "nudge", "low", "Back after missing some days of sessions"),
     "silence": Rule("missed_sessions", "alert", "medium", "No session for days in a row"),
     "absence": Rule("extended_absence", "alert", "high", "No session for more than a week"),

@@ -21,13 +21,13 @@ class ExtendedAbsence(_Thresholds):
 
 
 class ShortSession(_Thresholds):
-    """A nudge for a completed session under `minutes`."""
+    """A nudge for a completed session shorter than `minutes`."""
 
     minutes: float = Field(10, ge=0)
 
 
 class AdherenceLevel(_Thresholds):
-    """A threshold on a rolling average, applied `after_days` days from the first session on."""
+    """A threshold on a rolling average, applied from `after_days` days after the first session."""
 
     percent: float = Field(ge=0, le=100)
     after_days: int = Field(ge=0, le=365)
@@ -35,14 +35,14 @@ class AdherenceLevel(_Thresholds):
 
 
 class SessionQuality(_Thresholds):
-    """Scores under which a session counts as poor, or is worth a reminder."""
+    """Scores below which a session counts as poor, or earns a reminder."""
 
     poor: float = Field(0.50, ge=0, le=1)
     reminder: float = Field(0.70, ge=0, le=1)
 
 
 class QualityDegradation(_Thresholds):
-    """A 7-day average under `average`, or `critical_percent` of critical ones, of `min_reps` or more."""
+    """A 7-day average below `average`, or `critical_percent` or more critical reps, of `min_reps` or more."""
 
     average: float = Field(0.70, ge=0, le=1)
     critical_percent: float = Field(30, ge=0, le=100)
@@ -51,7 +51,7 @@ class QualityDegradation(_Thresholds):
 
 
 class QualityImprovement(_Thresholds):
-    """A 7-day average over `average` on each repetition day of `days` days."""
+    """A 7-day average above `average` on every day with reps, for `days` days."""
 
     average: float = Field(0.85, ge=0, le=1)
     days: int = Field(14, ge=1, le=21)
@@ -59,21 +59,21 @@ class QualityImprovement(_Thresholds):
 
 
 class RepFeedback(_Thresholds):
-    """Real-time feedback on repetitions: under `quality`, and how long it then stays silent."""
+    """Real-time feedback on reps: the score below which it is given, and the pause after it."""
 
     quality: float = Field(0.60, ge=0, le=1)
     repeat_seconds: float = Field(30, ge=0, le=3600)
 
 
 class Pain(_Thresholds):
-    """Pain levels from which a report is an alert, or an emergency."""
+    """Pain levels at which a report becomes an alert, or an emergency."""
 
     alert: float = Field(4, ge=0, le=10)
     emergency: float = Field(7, ge=0, le=10)
 
 
 class Policy(_Thresholds):
-    """Every threshold of the policy; a configuration file states those that differ."""
+    """Every threshold of the policy; a configuration file overrides some of them."""
 
     missed_sessions: MissedSessions = MissedSessions()
     extended_absence: ExtendedAbsence = ExtendedAbsence()
@@ -88,7 +88,7 @@ class Policy(_Thresholds):
 
 
 def policy_from(content: object) -> Policy:
-    """The policy that a decoded configuration file states. Raises ValueError with one sentence."""
+    """The policy in a decoded configuration file. Raises ValueError with one sentence."""
     try:
         return Policy.model_validate({} if content is None else content)
     except ValidationError as error:

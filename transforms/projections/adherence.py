@@ -7,24 +7,25 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from transforms.events import Event, SessionFact
+from transforms.events import Event, Kind, SessionFact, SessionStatus
 from transforms.policy.findings import Finding
+from transforms.policy.rules import RuleName
 from transforms.policy.thresholds import AdherenceLevel
 from transforms.projections.consent import Decision
 from transforms.projections.ordering import about_us
-from transforms.projections.projector import PROCESSED, Output, Projector, RuleSettings
+from transforms.projections.projector import PROCESSED, Outcome, Output, Projector, RuleSettings
 from transforms.projections.state import ALWAYS, NEVER, SILENT_DAYS, STATE_DAYS, PatientState, Trigger
 from transforms.rows import Row, row_key
 from transforms.times import DAY_US, MINUTE_US, day_of, iso_date, to_rfc3339, week_start_of
 
-STATUS_RANKS = {"started": 0, "aborted": 1, "partial": 2, "completed": 3}
+STATUS_RANKS: dict[SessionStatus, int] = {"started": 0, "aborted": 1, "partial": 2, "completed": 3}
 _STARTED, _PARTIAL, _COMPLETED = STATUS_RANKS["started"], STATUS_RANKS["partial"], STATUS_RANKS["completed"]
 
-# The rolling average of the oldest week in state looks 27 days further back, and a week begins up to
-# 6 days before its sessions: so long are sessions kept, although only 28 days of events are taken in.
+# Events are applied for 28 days, but sessions are kept longer: the rolling average of the oldest week looks
+# 27 days further back, and a week begins up to 6 days before its first session.
 _KEPT_DAYS = 2 * STATE_DAYS + 6
 
-# An absence that is already due when its event arrives waits for events that are still on their way.
+# If an absence is already due when an event arrives, it waits for other events on their way.
 _ABSENCE_GRACE_US = MINUTE_US
 
 _LONG_ABSENCE = {"absence": f"more than {SILENT_DAYS} days"}
@@ -34,10 +35,9 @@ CONSENTS_TABLE = "consents"
 
 
 class Session(msgspec.Struct, array_like=True, gc=False):
-    """One session, merged from its events: the highest status, the start that its earliest event states.
+    """One session, merged from its events: the highest status, and the start according to its earliest event.
 
-    `first` is the (time, id) of the earliest event, `duration` the newest statement of one as
-    (time, id, minutes).
+    `first` is the (time, id) of the earliest event, `duration` the newest one stated, as (time, id, minutes).
     """
 
     session_id: str
@@ -49,12 +49,12 @@ class Session(msgspec.Struct, array_like=True, gc=False):
 
     @property
     def day(self) -> int:
-        """The UTC day on which it began."""
+        """The UTC day on which the session began, as days since the epoch."""
         return self.start_us // DAY_US
 
 
 class _Stored(msgspec.Struct, array_like=True, gc=False):
-    """What `AdherenceState` adds to every state; what version 1 did not have yet is at the end."""
+    """The stored form of an `AdherenceState`; fields that version 1 did not have are at the end."""
 
     sessions: list[Session]
     first_day: int | None
@@ -66,18 +66,18 @@ class _Stored(msgspec.Struct, array_like=True, gc=False):
 
 
 class AdherenceState(PatientState):
-    """A patient's sessions.
+    """A patient's sessions by id.
 
-    Of those forgotten, `first_day` is the day of the first one, `last_day` of the last one, `last_active_day`
-    of the last completed or partial one. `prescription` is the newest statement of one as (time, event id,
-    sessions a week), `absence_checked_us` when an absence was last looked for, `shown` whether the
-    consent's row is written as visible.
+    Of forgotten sessions, three days remain: `first_day` and `last_day` of any, `last_active_day` of the
+    completed and partial ones. `prescription` is the newest one stated, as (time, event id, sessions a week).
+    `absence_checked_us` is when a timer last looked for an absence, `shown` whether the consent's row is
+    visible.
     """
 
     STORED = _Stored
 
     def __init__(self) -> None:
-        """A patient of whom nothing is known."""
+        """A new patient."""
         super().__init__()
         self.sessions: dict[str, Session] = {}
         self.first_day: int | None = None
@@ -87,8 +87,8 @@ class AdherenceState(PatientState):
         self.absence_checked_us = 0
         self.shown = True
 
-    def to_stored(self) -> Any:
-        """The sessions, and what else there is."""
+    def to_stored(self) -> _Stored:
+        """Every field, the sessions as a list."""
         return _Stored(
             list(self.sessions.values()),
             self.first_day,
@@ -99,18 +99,16 @@ class AdherenceState(PatientState):
             self.last_active_day,
         )
 
-    def restore(self, own: Any) -> None:
-        """The sessions by id."""
-        self.sessions = {session.session_id: session for session in own.sessions}
-        self.first_day, self.last_day, self.last_active_day = own.first_day, own.last_day, own.last_active_day
-        self.prescription, self.absence_checked_us, self.shown = (
-            own.prescription,
-            own.absence_checked_us,
-            own.shown,
-        )
+    def restore(self, stored: _Stored) -> None:
+        """Sets every field."""
+        self.sessions = {session.session_id: session for session in stored.sessions}
+        self.first_day, self.last_day = stored.first_day, stored.last_day
+        self.last_active_day = stored.last_active_day
+        self.prescription, self.shown = stored.prescription, stored.shown
+        self.absence_checked_us = stored.absence_checked_us
 
     def forget(self, session: Session) -> None:
-        """Of a session that nothing admitted can be about any more, only the day still matters."""
+        """Removes a session that no admitted event can change; only its day is still needed."""
         del self.sessions[session.session_id]
         self.changed_since = ALWAYS
         day = session.day
@@ -120,14 +118,15 @@ class AdherenceState(PatientState):
             self.last_active_day = day if self.last_active_day is None else max(self.last_active_day, day)
 
     def in_order(self) -> list[Session]:
-        """The sessions by start."""
+        """The sessions in order of start."""
         return sorted(self.sessions.values(), key=attrgetter("start_us", "session_id"))
 
 
 class _Calendar(NamedTuple):
-    """Days of a patient's sessions, sorted; a day stands in `completed` once for each completed session.
+    """The days of a patient's sessions, sorted, with one entry per session.
 
-    `active` are the days of completed and partial ones, `active_before` the last such day before them.
+    `completed` are the days of completed sessions, `active` those of completed and partial ones;
+    `active_before` is the last active day before them.
     """
 
     completed: list[int]
@@ -136,7 +135,7 @@ class _Calendar(NamedTuple):
 
     @classmethod
     def of(cls, sessions: list[Session], active_before: int | None) -> "_Calendar":
-        """From sessions in order of start."""
+        """The calendar of sessions that are in order of start."""
         return cls(
             [session.start_us // DAY_US for session in sessions if session.rank == _COMPLETED],
             [session.start_us // DAY_US for session in sessions if session.rank >= _PARTIAL],
@@ -149,27 +148,40 @@ class _Calendar(NamedTuple):
         return _percentage(done, prescribed * days // 7)
 
     def last_active_day(self, day: int) -> int | None:
-        """The newest day up to `day` with a completed or partial session."""
+        """The newest active day up to `day`, or null."""
         index = bisect_right(self.active, day)
         return self.active[index - 1] if index else self.active_before
+
+
+class _AverageRule(NamedTuple):
+    """A rule about a rolling average over `days`, which `holds` compares with the level's percentage."""
+
+    name: RuleName
+    level: AdherenceLevel
+    days: int
+    holds: Callable[[float, float], bool]
 
 
 class Adherence(Projector[AdherenceState]):
     """Sessions and consents → `adherence` rows by patient and week, and `consents` rows by patient."""
 
     tables = (TABLE, CONSENTS_TABLE)
-    counted_kinds = frozenset({"exercise_session", "consent"})
+    counted_kinds = frozenset[Kind]({"exercise_session", "consent"})
     state_type = AdherenceState
 
     def __init__(self, settings: RuleSettings) -> None:
-        """With what the operator has set."""
+        """Uses the operator's settings."""
         super().__init__(settings)
         self._silent_days = settings.policy.missed_sessions.silent_days
         self._absent_days = settings.policy.extended_absence.days
+        self._average_rules = (
+            _AverageRule("low_weekly_adherence", settings.policy.low_weekly_adherence, 7, lt),
+            _AverageRule("adherence_excellence", settings.policy.adherence_excellence, 28, gt),
+        )
 
     def apply(
         self, state: AdherenceState, event: Event, trigger: Trigger, now_us: int, output: Output
-    ) -> str:
+    ) -> Outcome:
         """Merges a session event into its session."""
         fact = event.fact
         if not isinstance(fact, SessionFact):
@@ -205,17 +217,17 @@ class Adherence(Projector[AdherenceState]):
             state.prescription = newest
 
     def project(self, state: AdherenceState, trigger: Trigger, now_us: int, output: Output) -> None:
-        """The rows that have changed, of the weeks in state and of the consent, and the findings."""
+        """Adds the changed rows of weeks and of the consent, and the findings."""
         self._forget_old(state)
         changed_since = self.take_changed_since(state, trigger, now_us)
-        # Also when `--consent` has changed.
+        # Visibility also changes with the option `--consent`.
         if changed_since == ALWAYS or self.is_visible(state, now_us) != state.shown:
             self._add_consent_row(state, trigger, now_us, output)
         if changed_since == NEVER or not state.sessions:
             return
         sessions = state.in_order()
         calendar = _Calendar.of(sessions, state.last_active_day)
-        # A gap begins, and an absence ended, with the session before those that have changed.
+        # A gap begins, and an absence ends, with the session before the changed ones.
         first = _index_of_day(sessions, changed_since)
         since_day = sessions[first - 1].day + 1 if first else ALWAYS
         for row in self._week_rows(state, sessions, calendar, since_day, trigger, now_us):
@@ -224,7 +236,7 @@ class Adherence(Projector[AdherenceState]):
         output.add(self.reconcile(state, findings, since_day, trigger, now_us))
 
     def project_urgent(self, state: AdherenceState, trigger: Trigger, now_us: int, output: Output) -> None:
-        """A withdrawn consent hides the patient at once; a given one waits for the rest."""
+        """Adds the consent's row if it hides the patient: only that must not wait."""
         if not self.is_visible(state, now_us):
             self._add_consent_row(state, trigger, now_us, output)
 
@@ -262,8 +274,7 @@ class Adherence(Projector[AdherenceState]):
     ) -> Iterator[Row]:
         oldest_week = max(week_start_of(day_of(state.horizon_us)), week_start_of(since_day - 1))
         oldest_date = iso_date(oldest_week)
-        # A week that had a row and has no session any more, because an earlier event moved its only one
-        # to another week, is hidden.
+        # An earlier event may move a week's only session to another week: the row is then hidden.
         weeks: dict[str, list[Session]] = {
             key: [] for key in state.rows if key != CONSENTS_TABLE and key >= oldest_date
         }
@@ -286,10 +297,10 @@ class Adherence(Projector[AdherenceState]):
                 yield row
 
     def _rebuilt_weeks(self, state: AdherenceState, oldest_week: int, newest_day: int) -> range:
-        """The weeks of which a job before may have left a row that nothing in this one's state tells of."""
+        """Weeks for which an earlier job may have written rows unknown to this one."""
         if self.settings.rebuilt_since_us is None:
             return range(0)
-        # Of the week in which the rebuild begins, and of those before, some events may not come again.
+        # In earlier weeks, some events may not be delivered again.
         first = max(oldest_week, week_start_of(day_of(self.settings.rebuilt_since_us)) + 7)
         return range(first, max(newest_day, day_of(state.newest_us)) + 1, 7)
 
@@ -304,7 +315,7 @@ class Adherence(Projector[AdherenceState]):
             (session.start_us for session in sessions if session.rank >= _PARTIAL), default=None
         )
         last_active = calendar.last_active_day(day)
-        # Days in full without a session, once an absence timer has seen them; else up to the newest session.
+        # Counts full days without a session once a timer has seen them, else up to the newest session.
         seen_day = day_of(state.absence_checked_us) - 1
         until = seen_day if day == newest_day and seen_day - day >= self._silent_days else day
         return {
@@ -322,7 +333,7 @@ class Adherence(Projector[AdherenceState]):
     def _prescribed(self, state: AdherenceState) -> int:
         return state.prescription[2] if state.prescription else self.settings.prescribed_sessions_per_week
 
-    # -- policy ------------------------------------------------------------------------------------
+    # --- Policy
 
     def _findings(
         self, state: AdherenceState, sessions: list[Session], first: int, calendar: _Calendar, since_day: int
@@ -331,12 +342,12 @@ class Adherence(Projector[AdherenceState]):
         yield from self._gaps(before, sessions[first:])
         yield from self._open_absence(state, sessions[-1])
         yield from self._short_sessions(sessions[first:])
-        for rule, days, holds in (("low_weekly_adherence", 7, lt), ("adherence_excellence", 28, gt)):
-            averages = self._averages(state, sessions, first, calendar, rule, days, holds)
+        for rule in self._average_rules:
+            averages = self._averages(state, sessions, first, calendar, rule)
             yield from state.findings.spaced(averages, since_day, state.horizon_us)
 
     def _gaps(self, before: int | None, sessions: list[Session]) -> Iterator[Finding]:
-        """Between sessions; `before` is the day of the last one before them, if there was any."""
+        """Gaps between sessions; `before` is the day of the last session before these, or null."""
         for after in sessions:
             last_day, before = before, after.day
             gap = 0 if last_day is None else after.day - last_day
@@ -355,9 +366,9 @@ class Adherence(Projector[AdherenceState]):
                 )
 
     def _absence(self, last_day: int, returned: Session | None) -> Finding:
-        """One finding for one absence, whether silence or the return after it brought it up.
+        """The finding of an absence; the same one, whether a timer or the patient's return reports it.
 
-        Its data state the day of the last session, or, if the return took more than 60 days, just that.
+        Its data are the day of the last session, or only that the absence took more than 60 days.
         """
         due_us = (last_day + self._absent_days + 1) * DAY_US
         is_long = returned is not None and returned.day - last_day > SILENT_DAYS
@@ -413,15 +424,13 @@ class Adherence(Projector[AdherenceState]):
         sessions: list[Session],
         first: int,
         calendar: _Calendar,
-        rule: str,
-        days: int,
-        holds: Callable[[float, float], bool],
+        rule: _AverageRule,
     ) -> Iterator[Finding]:
-        """The rolling averages after sessions that have ended, from `after_days` on, that break a limit."""
-        level: AdherenceLevel = getattr(self.settings.policy, rule)
+        """The rolling averages at ended sessions that break a limit, from `after_days` on."""
+        level, days = rule.level, rule.days
         prescribed = self._prescribed(state) * days // 7
         completed = bisect_left(calendar.completed, sessions[first].day)
-        # A session in state may still turn out to have begun on another day.
+        # A session in state may still move to an earlier day.
         first_day = min(sessions[0].day, sessions[0].day if state.first_day is None else state.first_day)
         for session in sessions[first:]:
             completed += session.rank == _COMPLETED
@@ -429,9 +438,9 @@ class Adherence(Projector[AdherenceState]):
             if session.rank == _STARTED or not is_recent or day - first_day < level.after_days:
                 continue
             average = _exact_percentage(completed - bisect_right(calendar.completed, day - days), prescribed)
-            if holds(average, level.percent):
+            if rule.holds(average, level.percent):
                 yield Finding(
-                    rule=rule,
+                    rule=rule.name,
                     occasion=str(day),
                     at_us=session.start_us,
                     newest_us=session.first[0],
@@ -442,16 +451,16 @@ class Adherence(Projector[AdherenceState]):
                     repeat_days=level.repeat_days,
                 )
 
-    # -- time --------------------------------------------------------------------------------------
+    # --- Time
 
     def wake(self, state: AdherenceState, now_us: int) -> AdherenceState:
-        """Looks for an absence."""
+        """Looks for an absence as well."""
         state = super().wake(state, now_us)
         state.absence_checked_us = now_us
         return state
 
     def wake_times_us(self, state: AdherenceState, now_us: int) -> list[int | None]:
-        """Also each midnight at which an absence that can be reported grows by a day."""
+        """Also each midnight at which an absence grows by a day, while it can be reported."""
         return [*super().wake_times_us(state, now_us), self._absence_due_us(state, now_us)]
 
     def _absence_due_us(self, state: AdherenceState, now_us: int) -> int | None:
@@ -467,7 +476,7 @@ class Adherence(Projector[AdherenceState]):
 def pain_finding(
     settings: RuleSettings, event: Event, level: float | None, session_id: str | None
 ) -> Finding | None:
-    """The finding of an event that reports pain."""
+    """The finding of an event that reports pain at or above a threshold, or null."""
     pain = settings.policy.pain
     if level is None or level < min(pain.alert, pain.emergency):
         return None
@@ -488,12 +497,12 @@ def _percentage(done: int, prescribed: int) -> float:
 
 
 def _exact_percentage(done: int, prescribed: int) -> float:
-    """For comparisons: what is shown is rounded, what is compared is not."""
+    """Not rounded, for comparisons."""
     return min(100.0, 100 * done / prescribed)
 
 
 def _decision_columns(decision: Decision) -> dict[str, Any]:
-    """What a job without state needs to know of it."""
+    """A decision as the consent's row shows it; a job without state reads it from there."""
     return {
         "effective_from": to_rfc3339(decision.effective_us),
         "decided_at": to_rfc3339(decision.ts_us),
@@ -504,5 +513,5 @@ def _decision_columns(decision: Decision) -> dict[str, Any]:
 
 
 def _index_of_day(sessions: list[Session], day: int) -> int:
-    """Where the sessions of a day and those after it begin, in order of start."""
+    """The index of the first session on or after a day; the sessions are in order of start."""
     return bisect_left(sessions, day * DAY_US, key=attrgetter("start_us"))

@@ -1,28 +1,30 @@
-"""A patient's consents: which events they withhold, and whether the patient's rows may be shown."""
+"""A patient's consents: which events they withhold, and whether rows may be shown."""
 
 from bisect import bisect_right, insort
 from typing import Literal, NamedTuple, cast
 
-from transforms.events import ConsentFact, Event
+from transforms.events import ConsentFact, Event, StatedConsent
 
 ConsentMode = Literal["enforce", "require", "off"]
 CONSENT_MODES: tuple[ConsentMode, ...] = ("enforce", "require", "off")
 
-# Other types of consent (marketing, research) say nothing about the collection of data.
+ConsentStatus = Literal["granted", "revoked", "expired", "unknown"]
+
+# Other types of consent (marketing, research) do not govern the collection of data.
 GOVERNING_TYPE = "data_collection"
 
 
 class Decision(NamedTuple):
-    """One consent, times in microseconds since the epoch; decisions sort by when they take effect."""
+    """One decision; times are microseconds since the epoch."""
 
     effective_us: int
     ts_us: int
     event_id: str
-    status: str
+    status: StatedConsent
     expires_us: int | None
 
-    def status_at(self, at_us: int) -> str:
-        """`granted`, `revoked`, `expired` or `unknown` at a time not before `effective_us`."""
+    def status_at(self, at_us: int) -> ConsentStatus:
+        """The status at a time from `effective_us` on."""
         if self.status == "revoked":
             return "revoked"
         if self.expires_us is not None and self.expires_us <= at_us:
@@ -34,40 +36,40 @@ class ConsentLog:
     """A patient's decisions, in the order in which they take effect."""
 
     def __init__(self, decisions: list[Decision] | None = None) -> None:
-        """`decisions` are in order."""
+        """`decisions` are in the order in which they take effect."""
         self.decisions = decisions or []
 
     def add(self, event: Event) -> None:
-        """Takes in a consent event."""
+        """Applies a consent event."""
         fact = cast(ConsentFact, event.fact)
         decision = Decision(fact.effective_us, event.ts_us, event.event_id, fact.status, fact.expires_us)
         if fact.consent_type == GOVERNING_TYPE and decision not in self.decisions:
             insort(self.decisions, decision, key=_order)
 
     def including(self, events: list[Event]) -> "ConsentLog":
-        """The log as it will be when these consent events have been taken in."""
+        """The log as it will be after these consent events."""
         log = ConsentLog(list(self.decisions))
         for event in events:
             log.add(event)
         return log
 
-    def status_at(self, at_us: int) -> str:
-        """The status of the newest decision in force at a time, `unknown` if there is none."""
-        # There are few, and the newest is mostly the one in force.
+    def status_at(self, at_us: int) -> ConsentStatus:
+        """The status of the newest decision in force at a time; `unknown` if there is none."""
+        # The newest decision is usually the one in force.
         for decision in reversed(self.decisions):
             if decision.effective_us <= at_us:
                 return decision.status_at(at_us)
         return "unknown"
 
     def admits(self, at_us: int, mode: ConsentMode) -> bool:
-        """Whether an event of that time may be used."""
+        """Whether an event at that time may be used."""
         if mode == "off":
             return True
         status = self.status_at(at_us)
         return status == "granted" if mode == "require" else status in ("granted", "unknown")
 
     def next_change_us(self, now_us: int) -> int | None:
-        """The next time after now at which the status may change by itself, or null."""
+        """The next time at which the status may change without an event, or null."""
         times = [
             time
             for decision in self.decisions
@@ -77,8 +79,8 @@ class ConsentLog:
         return min(times, default=None)
 
     def prune(self, horizon_us: int) -> bool:
-        """Forgets decisions that were superseded before the horizon; whether there were any."""
-        # In order: if the second one is not in force yet at the horizon, none has been superseded.
+        """Removes decisions superseded before the horizon; returns whether there were any."""
+        # If the second decision is not in force at the horizon, none has been superseded.
         if len(self.decisions) < 2 or self.decisions[1].effective_us > horizon_us:
             return False
         index = bisect_right(self.decisions, horizon_us, key=lambda decision: decision.effective_us)
@@ -86,8 +88,8 @@ class ConsentLog:
         return True
 
 
-def is_visible(status: str) -> bool:
-    """Whether a patient's rows may be shown while the consent has that status."""
+def is_visible(status: ConsentStatus) -> bool:
+    """Whether a patient's rows may be shown at that consent status."""
     return status not in ("revoked", "expired")
 
 

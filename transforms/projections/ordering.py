@@ -8,9 +8,9 @@ from transforms.times import DAY_US
 
 
 def in_periods(events: Iterable[Event]) -> Iterator[list[Event]]:
-    """A patient's events in parts, in order of time, of which none spans more days than state covers.
+    """Splits a patient's events by time into periods no longer than state covers.
 
-    So what is projected after each part misses nothing, however long the history is.
+    So a projection after each period misses nothing, however long the history is.
     """
     period: list[Event] = []
     begins_us = 0
@@ -24,14 +24,14 @@ def in_periods(events: Iterable[Event]) -> Iterator[list[Event]]:
 
 
 def about_us(event: Event) -> int:
-    """The time that an event is about: a session may be reported long after it began."""
+    """The time that an event is about: a session's start, if it was reported later."""
     if isinstance(event.fact, SessionFact) and event.fact.start_us is not None:
         return min(event.ts_us, event.fact.start_us)
     return event.ts_us
 
 
 def consents_first(event: Event) -> tuple[bool, int, str]:
-    """Of events that arrive together, a consent is known before the events that it may withhold."""
+    """Sort key: consents come before the events that they may withhold, then by time."""
     return (event.kind != "consent", event.ts_us, event.event_id)
 
 

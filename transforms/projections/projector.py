@@ -3,9 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, Literal, NamedTuple
 
-from transforms.events import REVIEW, Event
+from transforms.events import REVIEW, Event, Kind
 from transforms.policy.findings import Finding, needs_review
 from transforms.policy.nudges import Nudge, Origin, PolicyOutput, announce, review_item
 from transforms.policy.thresholds import Policy
@@ -15,17 +15,16 @@ from transforms.projections.state import ALWAYS, NEVER, STATE_DAYS, PatientState
 from transforms.rows import Row
 from transforms.times import DAY_US, HOUR_US
 
-PROCESSED = "processed"
-
-WITHHELD = "withheld"
-
-TOO_LATE = "too_late"
+Outcome = Literal["processed", "withheld", "too_late"]
+PROCESSED: Final = "processed"
+WITHHELD: Final = "withheld"
+TOO_LATE: Final = "too_late"
 
 
 class RuleSettings(NamedTuple):
-    """What an operator sets of the rules.
+    """The settings of the rules that an operator chooses.
 
-    `rebuilt_since_us` is from when on a job that builds its state again reads every event once more.
+    A rebuild reads every event published since `rebuilt_since_us` (microseconds since the epoch) again.
     """
 
     policy: Policy = Policy()
@@ -37,61 +36,61 @@ class RuleSettings(NamedTuple):
 
 @dataclass(slots=True)
 class Output:
-    """What a projection leads to: (table, row) pairs, nudges, and events for the work queue."""
+    """What a projection leads to: (table, row) pairs, nudges, and review items for the work queue."""
 
     rows: list[tuple[str, Row]] = field(default_factory=list)
     nudges: list[Nudge] = field(default_factory=list)
     review_items: list[Event] = field(default_factory=list)
 
-    def add(self, announcement: PolicyOutput) -> None:
-        """Takes in what findings lead to."""
-        self.nudges += announcement.nudges
-        self.review_items += announcement.review_items
+    def add(self, found: PolicyOutput) -> None:
+        """Adds what findings lead to."""
+        self.nudges += found.nudges
+        self.review_items += found.review_items
 
 
 class Projector[S: PatientState](ABC):
     """One projection: pure rules over a patient's state.
 
-    `counted_kinds` are the kinds of event that it accounts for; every kind is counted by one
-    projector alone, however many receive it.
+    `counted_kinds` are the kinds of event whose outcomes it counts. Several projectors may receive a kind,
+    but exactly one counts it.
     """
 
     tables: ClassVar[tuple[str, ...]]
-    counted_kinds: ClassVar[frozenset[str]]
+    counted_kinds: ClassVar[frozenset[Kind]]
     state_type: type[S]
 
     def __init__(self, settings: RuleSettings) -> None:
-        """With what the operator has set."""
+        """Uses the operator's settings."""
         self.settings = settings
 
     @abstractmethod
-    def apply(self, state: S, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
-        """Takes an event in: PROCESSED, or another outcome and the state is as it was."""
+    def apply(self, state: S, event: Event, trigger: Trigger, now_us: int, output: Output) -> Outcome:
+        """Applies an event to the state; unless the outcome is PROCESSED, the state stays as it was."""
 
     @abstractmethod
     def project(self, state: S, trigger: Trigger, now_us: int, output: Output) -> None:
-        """Adds the rows that have changed and what the policy finds."""
+        """Adds changed rows and what the policy finds to `output`."""
 
     @abstractmethod
     def project_urgent(self, state: S, trigger: Trigger, now_us: int, output: Output) -> None:
-        """In place of `project` while rows are held back: adds only what must not wait."""
+        """Replaces `project` during a hold-back: adds only what must not wait."""
 
     def wake(self, state: S, now_us: int) -> S:
-        """Takes in that time has passed."""
+        """Applies the passing of time."""
         return state.forget_if_silent(now_us)
 
     def wake_times_us(self, state: S, now_us: int) -> list[int | None]:
-        """When time alone may next change something; null and past times mean nothing."""
+        """When the passing of time may change something; ignore null and past times."""
         return [state.silent_from_us(), state.consents.next_change_us(now_us)]
 
     def is_visible(self, state: PatientState, now_us: int) -> bool:
-        """Whether the patient's rows may be shown, and findings announced."""
+        """Whether the patient's rows may be shown and findings announced."""
         return self.settings.consent == "off" or is_visible(state.consents.status_at(now_us))
 
     def expect(self, state: PatientState, events: Sequence[Event]) -> None:
-        """Has events that arrive together judged by the newest of them that no consent withholds.
+        """Prepares for events that arrive together: the newest one not withheld decides what is too late.
 
-        They are in the order of `consents_first`, and have not been taken in yet.
+        They are in the order of `consents_first`, and have not been applied yet.
         """
         consents = [event for event in events if event.kind == "consent"]
         decided = state.consents.including(consents) if consents else state.consents
@@ -103,8 +102,8 @@ class Projector[S: PatientState](ABC):
                 expected_us = max(expected_us, about_us(event))
         state.expected_us = expected_us
 
-    def admit(self, state: PatientState, event: Event, time_us: int, now_us: int) -> str:
-        """PROCESSED if the event may be used, and then what every event says is taken in.
+    def admit(self, state: PatientState, event: Event, time_us: int, now_us: int) -> Outcome:
+        """Decides whether an event may be used; if so, applies what every kind of event states.
 
         `time_us` is the time that the event is about.
         """
@@ -122,10 +121,10 @@ class Projector[S: PatientState](ABC):
 
     @staticmethod
     def take_changed_since(state: PatientState, trigger: Trigger, now_us: int) -> int:
-        """The first day of which something is to be calculated again; to be asked once in a projection.
+        """The first day to calculate again. Resets the mark, so call it once per projection.
 
-        That is everything at a timer, when consent has changed (by event or by itself), and when
-        something has aged out.
+        Everything is calculated again at a timer, after a change of consent (by an event or by the passing
+        of time), and when a finding has aged out.
         """
         status_changes_us = state.consents.next_change_us(state.projected_us)
         has_changed = status_changes_us is not None and status_changes_us <= now_us
@@ -137,8 +136,8 @@ class Projector[S: PatientState](ABC):
     def reconcile(
         self, state: PatientState, findings: Iterable[Finding], since_day: int, trigger: Trigger, now_us: int
     ) -> PolicyOutput:
-        """What follows from everything that holds from a day on."""
-        announcement = state.findings.reconcile(
+        """What follows from `findings`, which are all that hold from `since_day` on."""
+        found = state.findings.reconcile(
             self.origin(state, trigger),
             findings,
             since_day,
@@ -147,10 +146,10 @@ class Projector[S: PatientState](ABC):
             self.announce_since_us(state, now_us),
         )
         state.findings.age_out(state.horizon_us)
-        return announcement
+        return found
 
     def announce_since_us(self, state: PatientState, now_us: int) -> int | None:
-        """From when on findings are announced; null while the patient's consent is withdrawn."""
+        """The age limit of announcements, as a time; null while the patient's consent is withdrawn."""
         if not self.is_visible(state, now_us):
             return None
         hours = self.settings.nudge_max_age_hours
@@ -159,7 +158,7 @@ class Projector[S: PatientState](ABC):
     def announce_at_once(
         self, state: PatientState, finding: Finding, trigger: Trigger, now_us: int, output: Output
     ) -> None:
-        """Announces a finding that stems from one event alone, and so needs no ledger."""
+        """Announces a finding that depends on a single event, and so needs no ledger."""
         since_us = self.announce_since_us(state, now_us)
         origin = self.origin(state, trigger)
         if since_us is not None and finding.newest_us >= since_us:
@@ -169,7 +168,7 @@ class Projector[S: PatientState](ABC):
 
     @staticmethod
     def origin(state: PatientState, trigger: Trigger) -> Origin:
-        """Whom findings are about."""
+        """The origin of the findings of one projection."""
         return Origin(
             trigger.patient_id, state.site[2] if state.site else None, trigger.event_id, trigger.publish_us
         )

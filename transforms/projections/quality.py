@@ -1,16 +1,17 @@
-"""Quality: how well a patient does each exercise, over the 7 days up to the newest repetition."""
+"""Quality: how well a patient does each exercise, over the 7 days up to the newest rep."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from transforms.events import ISSUE_SEVERITIES, Event, RepFact, SessionFact
+from transforms.events import ISSUE_SEVERITIES, Event, Kind, RepFact, SessionFact
 from transforms.policy.findings import Finding
+from transforms.policy.rules import RULES, RuleName
 from transforms.projections.ordering import about_us
-from transforms.projections.projector import PROCESSED, Output, Projector
+from transforms.projections.projector import PROCESSED, Outcome, Output, Projector
 from transforms.projections.state import ALWAYS, NEVER, STATE_DAYS, PatientState, Trigger
 from transforms.rows import row_key
 from transforms.times import DAY_US, MICROS, day_of
@@ -19,30 +20,36 @@ WINDOW_DAYS = 7
 CRITICAL_SCORE = 0.50
 TREND_STEP = 0.05
 
-# Scores are summed as integers, so that the sum does not depend on the order of arrival, and as the decimal
-# numbers that were sent: those of 0.1 and more exactly, smaller ones to 17 decimals. Millionths and what is
-# left over are summed apart, so that each sum fits into 64 bits.
+# Scores are summed as integers, so that the sum does not depend on the order of arrival. The integers stand
+# for the decimal numbers that were sent: exactly from 0.1 on, to 17 decimals below. Millionths and remainders
+# are summed separately, so that each sum fits into 64 bits.
 _DIGITS = 17
 _SCORE_UNIT = 10**_DIGITS
 _MILLION = 1_000_000
 _UNITS_IN_MILLIONTH = _SCORE_UNIT // _MILLION
-# Percentiles need a histogram only; half of this step is well within the 0.01 that is promised.
+# Percentiles come from a histogram. Half a bin is well within the promised precision of 0.01.
 _BINS = 200
 
-# The 7-day averages of up to 21 days are compared for an improvement that began 28 days ago; and a row
-# should not lose its last session just because that is a little older than the repetitions.
+# An improvement that began 28 days ago compares the 7-day averages of up to 21 days before it. And a row
+# should not lose its last session only because that is slightly older than the reps.
 _KEPT_DAYS = 2 * STATE_DAYS
 
-# Late events are rare within the seconds that the repeat limit spans, so a few times tell enough.
-_SAID_KEPT = 20
+# Few events are late within the seconds that the repeat limit spans, so a few times suffice.
+_MAX_FEEDBACK_TIMES = 20
 
 TABLE = "quality"
 
+Trend = Literal["improving", "declining", "stable"]
+
+
+# By the index of the worst severity.
+_FORM_RULES: tuple[RuleName, ...] = ("form_minor", "form_moderate", "form_major")
+
 
 class DayStats(msgspec.Struct, array_like=True, gc=False):
-    """The repetitions of one exercise on one day; adding them in any order gives the same.
+    """The reps of one exercise on one day; the order in which they are added does not matter.
 
-    `score_sum` is in millionths, `score_rest` what that leaves out, in units of 10⁻¹⁷.
+    `score_sum` is in millionths, `score_rest` the sum of the remainders, in units of 10⁻¹⁷.
     """
 
     reps: int = 0
@@ -52,11 +59,11 @@ class DayStats(msgspec.Struct, array_like=True, gc=False):
     last_us: int = 0
     histogram: dict[int, int] = {}
     issues: dict[str, int] = {}
-    # At the end and with a default: a state of release 0.1.0 does not have it.
+    # Last and with a default, because states of release 0.1.0 lack it.
     score_rest: int = 0
 
     def add(self, ts_us: int, fact: RepFact) -> None:
-        """Takes a repetition in."""
+        """Adds a rep."""
         if ts_us < self.first_us or not self.reps:
             self.first_us = ts_us
         if ts_us > self.last_us:
@@ -73,7 +80,7 @@ class DayStats(msgspec.Struct, array_like=True, gc=False):
 
 
 class Window(NamedTuple):
-    """Days added up; `score_sum` in units of 10⁻¹⁷."""
+    """The sum of several days; `score_sum` is in units of 10⁻¹⁷."""
 
     reps: int
     score_sum: int
@@ -93,24 +100,24 @@ class Window(NamedTuple):
 
     @property
     def average(self) -> float:
-        """The mean score; there must be repetitions."""
+        """The mean score. Raises ZeroDivisionError without reps."""
         return self.score_sum / (self.reps * _SCORE_UNIT)
 
     def is_under(self, score: float) -> bool:
-        """Whether the mean, not rounded, is less than `score`."""
+        """Whether the unrounded mean is less than `score`."""
         return self.score_sum < self.reps * _in_units(score)
 
     def is_over(self, score: float) -> bool:
-        """Whether the mean, not rounded, is more than `score`."""
+        """Whether the unrounded mean is more than `score`."""
         return self.score_sum > self.reps * _in_units(score)
 
     @property
     def critical_percentage(self) -> float:
-        """The share of critical repetitions, 0 without any repetition."""
+        """The percentage of critical reps; 0 without reps."""
         return 100 * self.critical / self.reps if self.reps else 0.0
 
     def percentiles(self, shares: Iterable[int]) -> Iterator[float | None]:
-        """By nearest rank, for each percentage in rising order."""
+        """The score at each percentage, by nearest rank; `shares` rise."""
         bins = iter(sorted(_added_up(day.histogram for day in self.days).items()))
         score, below = None, 0
         for share in shares:
@@ -119,11 +126,11 @@ class Window(NamedTuple):
                 score, below = bin_index / _BINS, below + count
             yield score
 
-    def trend_since(self, before: "Window") -> str:
-        """`improving`, `declining` or `stable` against the 7 days before."""
+    def trend_since(self, before: "Window") -> Trend:
+        """The trend against the window `before`."""
         if not self.reps or not before.reps:
             return "stable"
-        # In whole numbers, because 0.85 − 0.80 is less than 0.05 in binary fractions.
+        # In integers, because 0.85 − 0.80 is less than 0.05 in binary floating point.
         difference = self.score_sum * before.reps - before.score_sum * self.reps
         step = _in_units(TREND_STEP) * self.reps * before.reps
         if abs(difference) < step:
@@ -138,10 +145,10 @@ class Window(NamedTuple):
 
 
 class Windows(dict[int, Window]):
-    """The 7 days ending on a day, by that day, each added up when it is first asked for."""
+    """The window ending on each day, calculated on first use."""
 
     def __init__(self, days: dict[int, DayStats]) -> None:
-        """Of one exercise's days."""
+        """`days` are those of one exercise."""
         self._days = days
 
     def __missing__(self, day: int) -> Window:
@@ -150,9 +157,10 @@ class Windows(dict[int, Window]):
 
 
 class ScoredSession(msgspec.Struct, array_like=True, gc=False):
-    """A session's quality: `first` is the (time, id) of its earliest event, `quality` the newest statement.
+    """A session and the quality that its events state.
 
-    `quality` is (time, id, score), `newest_us` the time of the session's newest event.
+    `first` is the (time, id) of its earliest event, `newest_us` the time of its newest one, `quality` the
+    newest score stated, as (time, id, score).
     """
 
     session_id: str
@@ -163,45 +171,49 @@ class ScoredSession(msgspec.Struct, array_like=True, gc=False):
     quality: tuple[int, str, float] | None
 
 
-class QualityState(PatientState):
-    """A patient's repetitions by exercise and day, and the quality of the patient's sessions.
+_Stored = tuple[dict[str, dict[int, DayStats]], list[ScoredSession], dict[str, int], dict[str, list[int]]]
 
-    `first_days` holds the first day with a repetition of each exercise, `said` the times of the
-    latest feedback by type and exercise.
-    `changed`, not stored, are the exercises that the events at hand have touched.
+
+class QualityState(PatientState):
+    """A patient's reps by exercise and day, and the sessions with their quality.
+
+    `first_days` is the first day with a rep, by exercise; `feedback_times` the times of the latest feedback,
+    by type and exercise. `changed`, not stored, are the exercises that the events being applied concern.
     """
 
-    STORED = tuple[dict[str, dict[int, DayStats]], list[ScoredSession], dict[str, int], dict[str, list[int]]]
+    STORED = _Stored
 
     def __init__(self) -> None:
-        """A patient of whom nothing is known."""
+        """A new patient."""
         super().__init__()
         self.days: dict[str, dict[int, DayStats]] = {}
         self.sessions: dict[str, ScoredSession] = {}
         self.first_days: dict[str, int] = {}
-        self.said: dict[str, list[int]] = {}
+        self.feedback_times: dict[str, list[int]] = {}
         self.changed: set[str] = set()
 
-    def to_stored(self) -> Any:
-        """Days and sessions, and what else there is."""
-        return self.days, list(self.sessions.values()), self.first_days, self.said
+    def to_stored(self) -> _Stored:
+        """Every field, the sessions as a list."""
+        return self.days, list(self.sessions.values()), self.first_days, self.feedback_times
 
-    def restore(self, own: Any) -> None:
-        """The sessions by id."""
-        self.days, sessions, self.first_days, self.said = own
+    def restore(self, stored: _Stored) -> None:
+        """Sets every field."""
+        self.days, sessions, self.first_days, self.feedback_times = stored
         self.sessions = {session.session_id: session for session in sessions}
         self.changed = set()
 
 
 class Quality(Projector[QualityState]):
-    """Sessions, repetitions and consents → `quality` rows by patient and exercise."""
+    """Sessions, reps and consents → `quality` rows by patient and exercise."""
 
     tables = (TABLE,)
-    counted_kinds = frozenset({"rep_observation"})
+    counted_kinds = frozenset[Kind]({"rep_observation"})
     state_type = QualityState
 
-    def apply(self, state: QualityState, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
-        """Adds a repetition to its day, or merges a session event into its session."""
+    def apply(
+        self, state: QualityState, event: Event, trigger: Trigger, now_us: int, output: Output
+    ) -> Outcome:
+        """Adds a rep to its day, or merges a session event into its session."""
         fact = event.fact
         if isinstance(fact, RepFact):
             outcome = self.admit(state, event, event.ts_us, now_us)
@@ -232,7 +244,7 @@ class Quality(Projector[QualityState]):
 
     @staticmethod
     def _forget_details(by_day: dict[int, DayStats]) -> None:
-        """Of the days before the newest window only the sums are still needed."""
+        """Drops details of the days before the newest window, which need only sums."""
         newest = max(by_day)
         for day, stats in by_day.items():
             if day <= newest - WINDOW_DAYS:
@@ -257,14 +269,13 @@ class Quality(Projector[QualityState]):
             state.touch((quality or session.quality)[0])
 
     def project(self, state: QualityState, trigger: Trigger, now_us: int, output: Output) -> None:
-        """The rows of the exercises that have changed, and the policy's findings."""
+        """Adds the rows of changed exercises, and the findings."""
         self._forget_old(state)
         since_day = self.take_changed_since(state, trigger, now_us)
         if since_day == NEVER:
             return
         exercises, visible = self._exercises(state), self.is_visible(state, now_us)
-        # An exercise that had a row and has nothing any more, because an earlier event moved its only
-        # session to another exercise, is hidden.
+        # An earlier event may move an exercise's only session to another exercise: the row is then hidden.
         for exercise_id in {**dict.fromkeys(state.rows), **exercises}:
             if since_day != ALWAYS and exercise_id not in state.changed:
                 continue
@@ -282,7 +293,7 @@ class Quality(Projector[QualityState]):
         output.add(self.reconcile(state, self._findings(state, since_day), since_day, trigger, now_us))
 
     def project_urgent(self, state: QualityState, trigger: Trigger, now_us: int, output: Output) -> None:
-        """Nothing: every row and finding stems from many events."""
+        """Adds nothing: every row and finding depends on many events."""
 
     def _forget_old(self, state: QualityState) -> None:
         oldest = day_of(state.newest_us) - _KEPT_DAYS
@@ -303,12 +314,12 @@ class Quality(Projector[QualityState]):
 
     @staticmethod
     def _is_old(session: ScoredSession, state: QualityState, oldest: int) -> bool:
-        # A quality stated long after the session's start is as new as its statement.
+        # A quality may be stated long after the session's start.
         return session.start_us < oldest * DAY_US and session.newest_us < state.horizon_us
 
     @staticmethod
     def _exercises(state: QualityState) -> dict[str, ScoredSession | None]:
-        """Every exercise that has a row, with its newest session that has a quality."""
+        """Every exercise that has a row, with its newest session that states a quality."""
         newest: dict[str, ScoredSession | None] = dict.fromkeys(state.days)
         for session in state.sessions.values():
             if session.quality is None:
@@ -336,13 +347,13 @@ class Quality(Projector[QualityState]):
             "last_session_quality": session.quality[2] if session and session.quality else None,
         }
 
-    # -- policy ------------------------------------------------------------------------------------
+    # --- Policy
 
     def _give_feedback(
         self, state: QualityState, event: Event, fact: RepFact, trigger: Trigger, now_us: int, output: Output
     ) -> None:
         for rule, data in self._feedback(fact):
-            if not self._may_say(state, "rep_quality" if rule == "rep_quality" else "form_correction", event):
+            if not self._may_give(state, RULES[rule].type, event):
                 continue
             finding = Finding(
                 rule=rule,
@@ -356,24 +367,24 @@ class Quality(Projector[QualityState]):
             )
             self.announce_at_once(state, finding, trigger, now_us, output)
 
-    def _feedback(self, fact: RepFact) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _feedback(self, fact: RepFact) -> Iterator[tuple[RuleName, dict[str, Any]]]:
         if fact.issues:
             worst = max(
                 ISSUE_SEVERITIES.index(severity or ISSUE_SEVERITIES[0]) for _, severity in fact.issues
             )
-            yield f"form_{ISSUE_SEVERITIES[worst]}", {"form_issues": [issue for issue, _ in fact.issues]}
+            yield _FORM_RULES[worst], {"form_issues": [issue for issue, _ in fact.issues]}
         if fact.score < self.settings.policy.rep_feedback.quality:
             yield "rep_quality", {"quality_score": fact.score}
 
-    def _may_say(self, state: QualityState, feedback_type: str, event: Event) -> bool:
-        """Whether the repeat limit lets feedback through, in the events' own time; if so it is used up."""
+    def _may_give(self, state: QualityState, feedback_type: str, event: Event) -> bool:
+        """Whether the repeat limit, in event time, lets feedback through; if so, stores its time."""
         limit_us = self.settings.policy.rep_feedback.repeat_seconds * MICROS
-        said = state.said.setdefault(f"{feedback_type}/{event.exercise_id}", [])
-        index = bisect_left(said, event.ts_us)
-        if any(abs(event.ts_us - other) < limit_us for other in said[max(0, index - 1) : index + 1]):
+        times = state.feedback_times.setdefault(f"{feedback_type}/{event.exercise_id}", [])
+        index = bisect_left(times, event.ts_us)
+        if any(abs(event.ts_us - other) < limit_us for other in times[max(0, index - 1) : index + 1]):
             return False
-        said.insert(index, event.ts_us)
-        del said[:-_SAID_KEPT]
+        times.insert(index, event.ts_us)
+        del times[:-_MAX_FEEDBACK_TIMES]
         return True
 
     def _findings(self, state: QualityState, since_day: int) -> Iterator[Finding]:
@@ -440,7 +451,7 @@ class Quality(Projector[QualityState]):
 
     @staticmethod
     def _day_finding(
-        rule: str, exercise_id: str, stats: DayStats, window: Window, repeat_days: int
+        rule: RuleName, exercise_id: str, stats: DayStats, window: Window, repeat_days: int
     ) -> Finding:
         return Finding(
             rule=rule,
@@ -460,7 +471,7 @@ class Quality(Projector[QualityState]):
 
 
 def _millionths(score: float) -> tuple[int, int]:
-    """The score in whole millionths, and the rest in units of 10⁻¹⁷."""
+    """The score in whole millionths, and the remainder in units of 10⁻¹⁷."""
     millionths = round(score * _MILLION)
     if millionths / _MILLION == score:
         return millionths, 0
@@ -468,7 +479,7 @@ def _millionths(score: float) -> tuple[int, int]:
 
 
 def _in_units(score: float) -> int:
-    """The decimal number that stands for the score, in units of 10⁻¹⁷."""
+    """The decimal number that was sent as the score, in units of 10⁻¹⁷."""
     return int(Decimal(repr(score)).scaleb(_DIGITS).to_integral_value())
 
 

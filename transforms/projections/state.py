@@ -16,18 +16,18 @@ from transforms.projections.consent import ConsentLog, Decision
 from transforms.rows import Row
 from transforms.times import DAY_US, day_of, to_rfc3339
 
+# How far back from a patient's newest event the horizon lies.
 STATE_DAYS = 28
-
+# A state without events for so long is cleared.
 SILENT_DAYS = 60
 
-# As the day from which on something has changed.
+# Special values of the first day on which something has changed.
 ALWAYS = 0
-
 NEVER = sys.maxsize
 
 
 class KnownReviewItem(NamedTuple):
-    """One of the policy's items as the work queue shows it."""
+    """A review item as the table shows it; `created_us` is in microseconds since the epoch."""
 
     item_id: str
     created_us: int
@@ -35,9 +35,9 @@ class KnownReviewItem(NamedTuple):
 
 
 class KnownPatient(NamedTuple):
-    """What the tables know of a patient of whom there is no state.
+    """What the tables show of a patient when a job starts without state.
 
-    `review_items` are those that a rebuild is about to prove again, or not.
+    `review_items` are those that a rebuild will either confirm or withdraw.
     """
 
     decisions: tuple[Decision, ...] = ()
@@ -45,14 +45,14 @@ class KnownPatient(NamedTuple):
 
 
 class Trigger(NamedTuple):
-    """What sets a projection off: a patient's newest event, or (`event_id` null) a timer."""
+    """What triggers a projection: a patient's newest event, or a timer (`event_id` is null)."""
 
     patient_id: str
     event_id: str | None
     publish_us: int
 
 
-# What every state holds, in the order in which it is stored.
+# The fields that every state has, in the order in which they are stored.
 _Common = tuple[
     int,
     int,
@@ -65,24 +65,24 @@ _Common = tuple[
 
 
 class PatientState(ABC):
-    """A patient's state in one projector.
+    """A patient's state in one projection. Times are microseconds since the epoch.
 
-    `newest_us` is the newest time that an event is about, `touched_us` when an event last arrived, `site` the
-    newest statement of a site as (time, event id, site), `rows` the version and digest of each row,
-    `held_until_us` until when (publish time) a rebuild holds the rows back, 0 if none does.
+    Stored: `newest_us` is the time of the newest event, `touched_us` when an event last arrived, `site` the
+    newest site as (time, event id, site), `rows` the version and digest of each row by its key within the
+    state. A rebuild holds rows back until the publish time `held_until_us`; 0 means no hold-back.
 
-    Not stored: `changed_since` is the first day of which the events at hand may have changed something;
-    `projected_us` is a time up to which the passing of time has been taken into account; `expected_us` is
-    the newest time that the events at hand are about, 0 if it is not known.
+    Not stored: `changed_since` is the first day that the events being applied may have changed,
+    `projected_us` the time of the last projection, `expected_us` the time of the newest event being applied
+    (0 if unknown).
     """
 
-    # 2: a finding may be open, and the days of the last sessions outlive them.
+    # Version 2 added open findings, and the days of sessions that have been forgotten.
     VERSION: ClassVar[int] = 2
     STORED: ClassVar[Any]
     _decode: ClassVar[Callable[[memoryview], tuple[_Common, Any]]]
 
     def __init__(self) -> None:
-        """A patient of whom nothing is known."""
+        """A new patient."""
         self.newest_us = 0
         self.touched_us = 0
         self.held_until_us = 0
@@ -95,20 +95,20 @@ class PatientState(ABC):
         self.expected_us = 0
 
     def __init_subclass__(cls) -> None:
-        """Prepares the decoder: a typed one builds the state's objects many times faster than Python does."""
+        """Prepares the decoder: a typed one builds the objects of a state many times faster than Python."""
         stored = GenericAlias(tuple, (_Common, cls.STORED))
         cls._decode = msgspec.msgpack.Decoder(stored).decode
 
     @abstractmethod
     def to_stored(self) -> Any:
-        """What the subclass adds, in the form that `STORED` describes."""
+        """The subclass's own fields, as a value of the type `STORED`."""
 
     @abstractmethod
-    def restore(self, own: Any) -> None:
-        """Takes that back in, and begins with what is not stored."""
+    def restore(self, stored: Any) -> None:
+        """Sets the subclass's fields: from such a value, or to their defaults if they are not stored."""
 
     def encode(self) -> bytes:
-        """A version byte and msgpack."""
+        """A version byte, then msgpack."""
         common = (
             self.newest_us,
             self.touched_us,
@@ -122,36 +122,39 @@ class PatientState(ABC):
 
     @classmethod
     def decode(cls, encoded: bytes | None) -> Self:
-        """The state in those bytes, of this version or an earlier one; of a new patient if there are none."""
+        """The state in `encoded`, of this version or an earlier one; a new patient's if there is none.
+
+        Raises ValueError if a later version wrote it.
+        """
         if not encoded:
             return cls()
         if encoded[0] > cls.VERSION:
             raise ValueError(f"{cls.__name__} {cls.VERSION} cannot read version {encoded[0]}")
-        common, own = cls._decode(memoryview(encoded)[1:])
-        # Without what a new patient's begins with, all of which is replaced.
+        common, stored = cls._decode(memoryview(encoded)[1:])
+        # Skips `__init__`, because every field is set below.
         state = cls.__new__(cls)
         state.newest_us, state.touched_us, state.held_until_us, state.site = common[:4]
         decisions, state.rows, state.findings = common[4:]
         state.consents = ConsentLog(decisions)
-        state.restore(own)
+        state.restore(stored)
         state.changed_since, state.projected_us, state.expected_us = NEVER, state.touched_us, 0
         return state
 
     def start_from(self, known: KnownPatient) -> None:
-        """Begins with what the tables know."""
+        """Starts from what the tables show."""
         self.consents = ConsentLog(list(known.decisions))
 
     def release(self) -> None:
-        """The rebuild has caught up: rows are no longer held back."""
+        """Ends the hold-back, once the rebuild has caught up."""
         self.held_until_us = 0
 
     @property
     def horizon_us(self) -> int:
-        """What is before this is too late."""
+        """Events before this time are too late."""
         return self.newest_us - STATE_DAYS * DAY_US
 
     def note(self, event: Event, time_us: int, now_us: int) -> None:
-        """Takes in what every event says; `time_us` is the time that it is about."""
+        """Applies what every kind of event states; `time_us` is the time that it is about."""
         ts_us = event.ts_us
         if time_us > self.newest_us:
             self.newest_us = time_us
@@ -164,11 +167,11 @@ class PatientState(ABC):
             self.site = newest
 
     def touch(self, time_us: int) -> None:
-        """What depends on that time may have changed."""
+        """Marks everything from that day on as changed."""
         self.changed_since = min(self.changed_since, day_of(time_us))
 
     def forget_if_silent(self, now_us: int) -> Self:
-        """A new state in place of one that has long been silent; the consents are never forgotten."""
+        """This state, or an empty one if it has been silent for too long; consents are kept."""
         if now_us < self.silent_from_us():
             return self
         successor = type(self)()
@@ -177,23 +180,26 @@ class PatientState(ABC):
         return successor
 
     def is_spent(self, now_us: int) -> bool:
-        """Whether there is nothing left to keep."""
+        """Whether nothing is worth storing any longer."""
         return now_us >= self.silent_from_us() and not self.consents.decisions
 
     def silent_from_us(self) -> int:
-        """When the state will have been silent for long enough to be cleared."""
+        """When the state is cleared if no event arrives."""
         return self.touched_us + SILENT_DAYS * DAY_US
 
     def next_version(
         self, key: str, table_key: str, columns: dict[str, Any], trigger: Trigger, now_us: int
     ) -> Row | None:
-        """The next version of a row, or null if nothing in it has changed."""
+        """The next version of a row, or null if its columns have not changed.
+
+        `key` names the row within the state, `table_key` within its table.
+        """
         encoded = orjson.dumps(columns)
         digest = hashlib.blake2b(encoded, digest_size=8).digest()
         version, known = self.rows.get(key, (0, b""))
         if digest == known:
             return None
-        # Time-based, so that versions grow across restarts and jobs, yet never stand still within one.
+        # Based on time, so that versions grow across jobs; never equal, so that they grow within one.
         version = max(now_us, version + 1)
         self.rows[key] = (version, digest)
         stamp = {"version": version, "updated_at": to_rfc3339(now_us), "source_event_id": trigger.event_id}

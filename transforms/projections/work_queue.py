@@ -1,4 +1,4 @@
-"""The work queue: what a therapist has to look at, merged from alerts, feedback and the policy's findings."""
+"""The work queue: what a therapist has to look at, from alerts, feedback and the policy's review items."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -7,22 +7,33 @@ from typing import Any, cast
 import msgspec
 import orjson
 
-from transforms.events import AlertFact, Event, FeedbackFact, ReviewItemFact
+from transforms.events import AlertFact, Event, FeedbackFact, ItemStatus, Kind, Priority, ReviewItemFact
 from transforms.policy.findings import Finding
 from transforms.projections.adherence import pain_finding
-from transforms.projections.projector import PROCESSED, Output, Projector
+from transforms.projections.projector import PROCESSED, Outcome, Output, Projector
 from transforms.projections.state import NEVER, KnownPatient, PatientState, Trigger
 from transforms.rows import row_key
 from transforms.times import DAY_US, HOUR_US, to_rfc3339
 
 TABLE = "work_queue"
 
-PRIORITIES = {"critical": 1, "high": 2, "medium": 3, "low": 4}
-DEADLINES_US = {"critical": 4 * HOUR_US, "high": 24 * HOUR_US, "medium": 48 * HOUR_US, "low": 7 * DAY_US}
-STATUS_RANKS = {"pending": 0, "acknowledged": 1, "in_review": 2, "resolved": 3, "dismissed": 3}
+PRIORITIES: dict[Priority, int] = {"critical": 1, "high": 2, "medium": 3, "low": 4}
+DEADLINES_US: dict[Priority, int] = {
+    "critical": 4 * HOUR_US,
+    "high": 24 * HOUR_US,
+    "medium": 48 * HOUR_US,
+    "low": 7 * DAY_US,
+}
+STATUS_RANKS: dict[ItemStatus, int] = {
+    "pending": 0,
+    "acknowledged": 1,
+    "in_review": 2,
+    "resolved": 3,
+    "dismissed": 3,
+}
 _FINAL_RANK = STATUS_RANKS["resolved"]
 
-# Open items stay until they are dealt with, however old; a client gone wild must not fill the state.
+# Open items stay until they are closed, however old. The limit protects the state from a runaway client.
 MAX_OPEN_ITEMS = 1000
 
 _Stamp = tuple[int, str]
@@ -30,16 +41,16 @@ Statements = dict[str, tuple[int, str, Any]]
 
 _decode_statements = msgspec.msgpack.Decoder(Statements).decode
 
-# What marks a stated field as one of a feedback's details.
+# The prefix of a feedback's details among the stated fields.
 _DETAIL = "detail."
 
 
 class Item[S](msgspec.Struct, array_like=True, gc=False):
     """One item, merged from its events in any order.
 
-    `stated` holds the newest statement of each field as (time, event id, value); `status` the highest
-    rank with the (time, event id, name) that reached it first; `critical` is the (time, id) of the earliest
-    event that called it critical; `revision` the newest revision of a policy finding, 0 for other items.
+    `stated` holds the newest value of each field, as (time, event id, value). `status` is the highest rank
+    and the (time, event id, name) that reached it first. `critical` is the (time, id) of the earliest event
+    that called the item critical. `revision` is that of a review item, 0 for other items.
     """
 
     item_id: str
@@ -54,79 +65,79 @@ class Item[S](msgspec.Struct, array_like=True, gc=False):
 
     @property
     def statements(self) -> Statements:
-        """`stated`, which stays as it is stored until it is asked for."""
+        """`stated`, decoded on first use."""
         if isinstance(self.stated, msgspec.Raw):
             self.stated = cast(S, _decode_statements(self.stated))
         return cast(Statements, self.stated)
 
     def state(self, name: str, stamp: _Stamp, value: Any) -> None:
-        """Takes in a statement; null states nothing."""
+        """Sets a field unless a newer event did; null states nothing."""
         if value is not None:
             known = self.statements.get(name)
             if known is None or stamp >= (known[0], known[1]):
                 self.statements[name] = (*stamp, value)
 
-    def reach(self, status: str | None, stamp: _Stamp) -> None:
-        """Moves the status forward, never back; of equal ranks the one reached first holds."""
+    def reach(self, status: ItemStatus | None, stamp: _Stamp) -> None:
+        """Moves the status forward, never back; among equal ranks, the first one reached counts."""
         if status is not None:
             rank = STATUS_RANKS[status]
             if rank > self.status[0] or (rank == self.status[0] and stamp < self.status[1:3]):
                 self.status = (rank, *stamp, status)
 
     def value(self, name: str) -> Any:
-        """The newest statement of a field, or null."""
+        """The newest value of a field, or null."""
         stated = self.statements.get(name)
         return stated[2] if stated else None
 
     @property
     def is_open(self) -> bool:
-        """Whether it still waits to be dealt with."""
+        """Whether the item has not been closed or withdrawn."""
         return not self.withdrawn and self.status[0] < _FINAL_RANK
 
 
 class WorkQueueState(PatientState):
     """A patient's items by id.
 
-    `shown` is whether the rows are written as visible. `changed` are the items that the events at
-    hand have touched: so that a patient with hundreds of items does not cost hundreds of rows an event.
+    `shown` is whether the rows are visible. `changed`, not stored, are the items that the events being
+    applied concern, so that a patient with hundreds of items does not cost hundreds of rows per event.
     """
 
     STORED = tuple[list[Item[msgspec.Raw]], bool]
 
     def __init__(self) -> None:
-        """A patient of whom nothing is known."""
+        """A new patient."""
         super().__init__()
         self.items: dict[str, Item[Any]] = {}
         self.shown = True
         self.changed: set[str] = set()
 
     def start_from(self, known: KnownPatient) -> None:
-        """Also the policy's items; until a finding proves one again, its revision is 0."""
+        """Also adds the review items; their revision is 0 until a finding confirms them."""
         super().start_from(known)
         for item_id, created_us, urgency in known.review_items:
             item = self.items[item_id] = Item(item_id, (created_us, ""), "review", created_us, {})
             item.state("urgency", item.first, urgency)
 
     def release(self) -> None:
-        """Every item gets its row; an item that no finding has proved again is taken out."""
+        """Also marks every item as changed, and withdraws review items that no finding has confirmed."""
         super().release()
         for item in self.items.values():
             item.withdrawn = item.withdrawn or (item.item_type == "review" and not item.revision)
         self.changed = set(self.items)
 
-    def to_stored(self) -> Any:
+    def to_stored(self) -> tuple[list[Item[Any]], bool]:
         """The items, and whether they are shown."""
         return list(self.items.values()), self.shown
 
-    def restore(self, own: Any) -> None:
-        """The items by id."""
-        items, self.shown = own
+    def restore(self, stored: tuple[list[Item[Any]], bool]) -> None:
+        """Sets every field."""
+        items, self.shown = stored
         self.items = {item.item_id: item for item in items}
         self.changed = set()
 
 
 def _context(item: Item[Any]) -> str | None:
-    """What the item's events state beyond the columns, as an encoded JSON object."""
+    """What the item's events state beyond the columns, as an encoded JSON object, or null."""
     context: dict[str, Any] = {}
     for name in item.statements:
         if name.startswith(_DETAIL):
@@ -144,19 +155,19 @@ def _context(item: Item[Any]) -> str | None:
 
 
 class WorkQueue(Projector[WorkQueueState]):
-    """Alerts, feedback, consents and the policy's findings → `work_queue` rows by item."""
+    """Alerts, feedback, consents and the policy's review items → `work_queue` rows by item."""
 
     tables = (TABLE,)
-    counted_kinds = frozenset({"alert", "feedback"})
+    counted_kinds = frozenset[Kind]({"alert", "feedback"})
     state_type = WorkQueueState
 
     def apply(
         self, state: WorkQueueState, event: Event, trigger: Trigger, now_us: int, output: Output
-    ) -> str:
+    ) -> Outcome:
         """Merges an event into its item."""
         fact = event.fact
         if isinstance(fact, ReviewItemFact):
-            # Its events have been admitted where the policy found it.
+            # The projection that found it has admitted its events.
             self._merge_review_item(state, event, fact, now_us)
             return PROCESSED
         outcome = self.admit(state, event, event.ts_us, now_us)
@@ -221,7 +232,7 @@ class WorkQueue(Projector[WorkQueueState]):
 
     @staticmethod
     def _merge_review_item(state: WorkQueueState, event: Event, fact: ReviewItemFact, now_us: int) -> None:
-        """A finding states its fields at the time since when it holds; a later statement by a person wins."""
+        """Applies a review item as of the start of its finding; a person's later statement wins."""
         item = state.items.get(fact.nudge_id)
         if item is None:
             item = state.items[fact.nudge_id] = Item(
@@ -250,7 +261,7 @@ class WorkQueue(Projector[WorkQueueState]):
                 item.state(name, stamp, value)
 
     def project(self, state: WorkQueueState, trigger: Trigger, now_us: int, output: Output) -> None:
-        """The rows of the items that have changed, and the emergencies among the alerts."""
+        """Adds the rows of changed items, and the emergencies among the alerts."""
         self.project_urgent(state, trigger, now_us, output)
         self._forget_old(state)
         visible = self.is_visible(state, now_us)
@@ -265,12 +276,12 @@ class WorkQueue(Projector[WorkQueueState]):
         state.changed = set()
 
     def project_urgent(self, state: WorkQueueState, trigger: Trigger, now_us: int, output: Output) -> None:
-        """Emergencies: each stems from one item, whatever else is still to come."""
+        """Adds emergencies: each depends on one item alone."""
         since_day = self.take_changed_since(state, trigger, now_us)
         if since_day != NEVER:
             findings = self._findings(state, since_day * DAY_US)
             output.add(self.reconcile(state, findings, since_day, trigger, now_us))
-        # Emergencies found here need no way around through the graph.
+        # Emergencies found here are applied directly, without a round trip through the graph.
         for event in output.review_items:
             self._merge_review_item(state, event, cast(ReviewItemFact, event.fact), now_us)
         output.review_items.clear()
@@ -303,7 +314,7 @@ class WorkQueue(Projector[WorkQueueState]):
     @staticmethod
     def _columns(item: Item[Any], patient_id: str, visible: bool) -> dict[str, Any]:
         rank, reached_us, _, status = item.status
-        urgency = item.value("urgency") or "medium"
+        urgency: Priority = item.value("urgency") or "medium"
         deadline_us, resolved_us = item.value("sla_deadline"), item.value("resolved_at")
         if deadline_us is None:
             deadline_us = item.first[0] + DEADLINES_US[urgency]

@@ -1,1 +1,1 @@
-"""The steps of the graph: Beam's side of the rules."""
+"""The Beam steps around the rules. No other package in `transforms` imports Beam."""

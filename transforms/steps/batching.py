@@ -12,13 +12,13 @@ from transforms.rows import Row, pack_row
 
 
 class Batch(beam.PTransform[Any, Any]):
-    """Row → (shard, [packed Row, …]): `size` rows at the most, none older than `timeout_seconds`.
+    """Row → (shard, [packed Row, …]): at most `size` rows, none older than `timeout_seconds`.
 
-    The shards are few and not the patients, because batches are made per key: keyed by patient, each
-    would hold one row. Every version of a row's key lands in one shard.
+    Beam makes batches per key. Keys are shards, because a batch per patient would hold one row. All versions
+    of a row's key go to the same shard.
 
-    Batches that are not full come out in rounds, a timeout apart: those of all shards at the same moment,
-    to be written together.
+    Partial batches are emitted in rounds, a timeout apart: those of all shards at once, so that they are
+    written together.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Batch(beam.PTransform[Any, Any]):
         clock: Callable[[], float] = time.time,
         began: float = 0.0,
     ) -> None:
-        """One of the rounds began at `began`; that and what `clock` gives are seconds since the epoch."""
+        """A round starts at `began`. `began` and `clock` are in seconds since the epoch."""
         super().__init__()
         self._size = size
         self._timeout_seconds = timeout_seconds
@@ -37,18 +37,19 @@ class Batch(beam.PTransform[Any, Any]):
         self._round_began = partial(_round_began, timeout_seconds, began, clock)
 
     def expand(self, rows: beam.PCollection[Row]) -> beam.PCollection[tuple[int, Iterable[bytes]]]:
-        # Not an argument of the function, with which Beam calls it more slowly.
+        # Bound here, because Beam is slower with arguments of the function.
         shard = partial(_shard, self._shards)
         return (
             rows
             | "Shard" >> beam.Map(shard).with_output_types(tuple[int, bytes])
-            # It holds a batch for the timeout from what its clock says: by this one, until the round ends.
+            # It emits a batch one timeout after its first row, by its clock. This clock returns the start of
+            # the round, so the batch is emitted when the round ends.
             | "Group" >> beam.GroupIntoBatches(self._size, self._timeout_seconds, self._round_began)
         )
 
 
 def _shard(shards: int, row: Row) -> tuple[int, bytes]:
-    # Packed once, because the grouping encodes it again and again.
+    # Packed once, because the grouping encodes its elements several times.
     return zlib.crc32(row.key.encode()) % shards, pack_row(row)
 
 
@@ -58,7 +59,7 @@ def _round_began(seconds: float, began: float, clock: Callable[[], float]) -> fl
 
 
 def newest_versions(rows: Iterable[Row]) -> list[Row]:
-    """Of several versions of one key the newest alone, in order of first appearance."""
+    """Only the newest version of each key, in order of first appearance."""
     newest: dict[str, Row] = {}
     for row in rows:
         known = newest.get(row.key)

@@ -1,4 +1,4 @@
-"""Chunks: an element is several events or nudges, so that a step's overhead is paid once for many."""
+"""Chunks: one element holds several events or nudges, so that Beam's overhead is paid once for many."""
 
 import msgspec
 from apache_beam import coders
@@ -13,7 +13,7 @@ class EventChunk(list[Event]):
 
 
 class EventChunkCoder(coders.Coder):
-    """A chunk as one value."""
+    """Encodes a chunk as one value."""
 
     def encode(self, chunk: EventChunk) -> bytes:
         return pack(chunk)
@@ -31,7 +31,7 @@ class NudgeChunk(list[Nudge]):
 
 
 class NudgeChunkCoder(coders.Coder):
-    """A chunk as one value."""
+    """Encodes a chunk as one value."""
 
     def encode(self, chunk: NudgeChunk) -> bytes:
         return msgspec.msgpack.encode(list(chunk))

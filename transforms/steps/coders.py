@@ -1,4 +1,4 @@
-"""How values cross a shuffle: msgpack, many times cheaper than pickling."""
+"""Coders for values between steps: msgpack, many times cheaper than pickling."""
 
 import threading
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from transforms.message import Message
 
 _encode = msgspec.msgpack.encode
 _VERSION = 1
-# In place of the version, which then is the first byte within.
+# Stands before compressed bytes, which then begin with the version.
 _COMPRESSED = b"\x00"
 _COMPRESSED_FROM_BYTES = 2048
 
@@ -23,10 +23,10 @@ _decode_events = msgspec.msgpack.Decoder(list[Event]).decode
 
 
 class _Zstandard(threading.local):
-    """A thread's own: they are not thread-safe, and to make them takes longer than most packs."""
+    """One pair per thread: they are not thread-safe, and creating them takes longer than most packs."""
 
     def __init__(self) -> None:
-        # The fastest level packs as tightly as the third.
+        # The fastest level compresses as well as the third.
         self.compress = ZstdCompressor(level=1).compress
         self.decompress = ZstdDecompressor().decompress
 
@@ -35,14 +35,14 @@ _zstandard = _Zstandard()
 
 
 def encoded(event: Event) -> msgspec.Raw:
-    """The event as `pack` takes it too."""
+    """The event, encoded in a form that `pack` accepts."""
     return msgspec.Raw(_encode(event))
 
 
 def pack(events: Iterable[Event | msgspec.Raw]) -> bytes:
-    """Several events: a version byte, by which a later release knows who wrote it, and msgpack.
+    """Several events as bytes: a version byte, so that later releases can read it, then msgpack.
 
-    What is long is compressed, to a fifth or less: it takes less time than to move it.
+    Long packs are compressed, to a fifth or less, which takes less time than moving them.
     """
     packed = bytes((_VERSION,)) + _encode(list(events))
     if len(packed) < _COMPRESSED_FROM_BYTES:
@@ -51,7 +51,7 @@ def pack(events: Iterable[Event | msgspec.Raw]) -> bytes:
 
 
 def unpack(packed: bytes) -> list[Event]:
-    """The events in `pack`'s bytes; ValueError if a later version wrote them."""
+    """The events in bytes from `pack`. Raises ValueError if a later release wrote them."""
     if packed[:1] == _COMPRESSED:
         packed = _zstandard.decompress(memoryview(packed)[1:])
     if packed[0] > _VERSION:
@@ -62,7 +62,7 @@ def unpack(packed: bytes) -> list[Event]:
 
 
 class _PlainCoder[T](coders.Coder):
-    """Plain values with names, which Beam would pickle."""
+    """Encodes a value of one type, which Beam would pickle."""
 
     TYPE: ClassVar[type]
 
@@ -73,7 +73,7 @@ class _PlainCoder[T](coders.Coder):
         return cast(T, msgspec.msgpack.decode(encoded, type=self.TYPE))
 
     def is_deterministic(self) -> bool:
-        """They are never keys."""
+        """These values are never keys."""
         return False
 
 

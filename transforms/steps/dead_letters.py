@@ -1,4 +1,4 @@
-"""Dead letters on their way to their table."""
+"""The step that turns dead letters into rows."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +12,10 @@ from transforms.times import MICROS
 
 
 class DeadLetterToRow(beam.DoFn):
-    """DeadLetter → Row of `dead_letters`; counted by reason."""
+    """DeadLetter → Row of `dead_letters`; counts them by reason."""
 
     def __init__(self, job_name: str, clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives the present in seconds since the epoch."""
+        """`clock` returns the present in seconds since the epoch."""
         self._job_name = job_name
         self._clock = clock
 

@@ -1,4 +1,4 @@
-"""Gathering events by key within a bundle: a keyed step is then handed many at once, packed."""
+"""Gathers the events of a bundle by key, so that a keyed step receives many at once, packed."""
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +16,7 @@ from transforms.steps.coders import encoded, pack
 from transforms.steps.metering import Meter
 from transforms.steps.tagging import together
 
-# A bounded run's bundle may hold a whole file: what is gathered must stay small whatever the bundle's size.
+# A bundle of a bounded run may hold a whole file, so the number of events in memory is limited.
 MAX_GATHERED = 100_000
 
 Key = str | int
@@ -28,10 +28,10 @@ def by_patient(event: Event) -> str:
 
 
 class InShards:
-    """Spreads patients over a bounded number of shards."""
+    """Spreads patients over a fixed number of shards."""
 
     def __init__(self, shards: int) -> None:
-        """`shards` is how many there are."""
+        """`shards` is their number."""
         self._shards = shards
 
     def __call__(self, event: Event) -> int:
@@ -40,20 +40,21 @@ class InShards:
 
 
 class PackByKey(beam.DoFn):
-    """EventChunk → (key, packed events), at most one per key and bundle while a bundle is small.
+    """EventChunk → (key, packed events), one element per key and bundle unless the bundle is large.
 
-    Packed here and not by a coder: a runner may decode and encode what it groups, and copies bytes.
+    Packed here rather than by a coder: when a runner groups elements, it may decode and encode them, but it
+    only copies bytes.
     """
 
     def __init__(self, key_of: Callable[[Event], Key], meter: Meter | None = None) -> None:
-        """`key_of` gives an event's key."""
+        """`key_of` returns an event's key."""
         self._key_of = key_of
         self._meter = meter
 
     def start_bundle(self) -> None:
         self._gathered: dict[Key, list[msgspec.Raw]] = {}
         self._count = 0
-        # Packs are as old as the oldest chunk: they hold back the watermark while they are on their way.
+        # Packs have the timestamp of the oldest chunk, so that the watermark does not pass their events.
         self._oldest = MAX_TIMESTAMP
 
     def process(
@@ -61,7 +62,7 @@ class PackByKey(beam.DoFn):
     ) -> Iterable[WindowedValue]:
         for event in events:
             key = self._key_of(event)
-            # Encoded at once: a pack of bytes is smaller than the events that it is made of.
+            # Encoded at once, because bytes take less memory than events.
             if key in self._gathered:
                 self._gathered[key].append(encoded(event))
             else:
@@ -85,11 +86,11 @@ class PackByKey(beam.DoFn):
 class Gather[K: (str, int)](beam.PTransform[Any, Any]):
     """(PCollection of EventChunk, …) → (key, packed events).
 
-    Each collection is gathered where it is made, so that only packs are moved.
+    Each collection is packed before they are merged, so that only packs are moved.
     """
 
     def __init__(self, key_of: Callable[[Event], K], key_type: type[K], meter: Meter | None = None) -> None:
-        """`key_of` gives an event's key, of that type."""
+        """`key_of` returns an event's key, which has the type `key_type`."""
         super().__init__()
         self._meter = meter
         self._key_of: Callable[[Event], K] = key_of

@@ -1,10 +1,10 @@
-"""What a step tells of its progress, to whoever wants to show it."""
+"""How a step reports its progress."""
 
 from typing import Protocol
 
 
 class Meter(Protocol):
-    """Is told how many events a projection is to take in, and how many it has taken in."""
+    """Receives numbers of events: those that a projection will apply, and those that it has applied."""
 
     def gathered(self, events: int) -> None: ...
 

@@ -39,7 +39,7 @@ def without_duplicates[S: PatientState](
 def emitted(output: Output, counted: Iterable[Counted] = ()) -> list[Tagged]:
     """Rows on the outputs of their tables, nudges and review items on theirs.
 
-    Counts them and the outcomes, so call this only when the state is certain to be stored.
+    Counts them and the outcomes of events, so call this only once nothing else can fail.
     """
     _count_outcomes(counted)
     outputs: list[Tagged] = []

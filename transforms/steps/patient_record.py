@@ -1,19 +1,29 @@
 """What the streaming step stores of a patient in one cell of Beam's state."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 import msgspec
 
 from transforms.dead_letters import failed_in_projection
 from transforms.deduplication import REMEMBERED_SECONDS, SeenIds, deduplication_key
 from transforms.events import Event
-from transforms.steps.timers import set_without_hold
+from transforms.steps.timers import Timer, set_without_hold
 from transforms.times import MICROS
 
 # Per patient, so that replays are counted: many times the events of a day of exercise.
 _MAX_FAILED = 2**12
 _VERSION = 1
+
+
+class Cell(Protocol):
+    """A patient's cell in Beam's state."""
+
+    def read(self) -> bytes | None: ...
+
+    def write(self, value: bytes) -> None: ...
+
+    def clear(self) -> None: ...
 
 
 class PatientRecord(msgspec.Struct, array_like=True):
@@ -30,7 +40,7 @@ class PatientRecord(msgspec.Struct, array_like=True):
     wake_us: int = 0
 
     @classmethod
-    def read(cls, cell: Any) -> "PatientRecord":
+    def read(cls, cell: Cell) -> "PatientRecord":
         """The record in a cell, or a new one. Raises ValueError if a later release wrote it."""
         encoded = cell.read()
         if not encoded:
@@ -39,14 +49,14 @@ class PatientRecord(msgspec.Struct, array_like=True):
             raise ValueError(f"This release cannot read a patient's state of version {encoded[0]}")
         return _decode(memoryview(encoded)[1:])
 
-    def write(self, cell: Any) -> None:
+    def write(self, cell: Cell) -> None:
         """Stores the record, or clears the cell if nothing is left to store."""
         if self.state or self.seen.hours or self.failed:
             cell.write(bytes((_VERSION,)) + msgspec.msgpack.encode(self))
         else:
             cell.clear()
 
-    def wake_at(self, due_us: int, now_us: int, timer: Any) -> None:
+    def wake_at(self, due_us: int, now_us: int, timer: Timer) -> None:
         """Sets the timer to `due_us`, or leaves it if it fires earlier."""
         self.due_us = due_us
         # Rescheduling on every event costs more than one idle wake-up.

@@ -36,7 +36,7 @@ class Projection(beam.PTransform[Any, Any]):
     ) -> None:
         """The end of a `bounded` run's input is not the end of treatment: no timer is set.
 
-        A bounded run moves patients in so many `shards`, and reports its progress to `meter`.
+        A bounded run moves patients in `shards` shards, and reports its progress to `meter`.
         `known_patients` returns what the tables know of patients without state, by patient; each worker
         process calls it about once. `clock` returns the present in seconds since the epoch.
         """
@@ -52,7 +52,7 @@ class Projection(beam.PTransform[Any, Any]):
     def expand(self, events: Any) -> Any:
         rows = dict.fromkeys(self._projector.tables, Row)
         outputs = {NUDGES: NudgeChunk, REVIEW_ITEMS: EventChunk, DEAD_LETTERS: DeadLetter} | rows
-        # Beam would group a collection that it does not know to be bounded only at the end of time.
+        # Beam groups a collection only at the end of time if it cannot tell that it is bounded.
         if self._bounded and all(each.is_bounded for each in events):
             gathered = events | "Gather by patient" >> Gather(InShards(self._shards), int, self._meter)
             bounded = BoundedProjectFn(self._projector, self._clock, self._meter)

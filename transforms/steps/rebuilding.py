@@ -1,8 +1,8 @@
-"""A job that starts without state and builds it again from the events that Pub/Sub retains.
+"""A rebuild: a job starts without state and rebuilds it from the events that Pub/Sub retains.
 
-While it does, rows are held back: a key's state takes its events in, and its row is written once, when every
-message published before the rebuild began has been read. So readers see the rows of before until they see
-complete ones, which have a higher version.
+Meanwhile rows are held back: events are applied to the state, and rows are written once, when every message
+published before the rebuild began has been read. So readers see the old rows until they see complete new
+ones, which have higher versions.
 """
 
 import logging
@@ -23,22 +23,22 @@ class Rebuild(NamedTuple):
     until_us: int
 
     def after_findings(self) -> "Rebuild":
-        """For a projection that waits for what the others find when they have caught up."""
+        """The rebuild of a projection that also waits for the findings of the others: one second longer."""
         return self._replace(until_us=self.until_us + MICROS)
 
 
 class Progress:
-    """Says how far a rebuild is, once for all steps of a process, and not too often."""
+    """Logs the progress of a rebuild: one line for all steps of a process, at a limited rate."""
 
     def __init__(self) -> None:
-        """Nothing has been said yet."""
+        """Nothing has been logged yet."""
         self._lock = threading.Lock()
         self._due = 0.0
         self._newest_us = 0
         self._done = False
 
     def note(self, rebuild: Rebuild, publish_us: int) -> None:
-        """A message of that publish time has been taken in."""
+        """Notes that a message with that publish time has been applied."""
         with self._lock:
             self._newest_us = max(self._newest_us, publish_us)
             if self._done or time.monotonic() < self._due:
@@ -52,7 +52,7 @@ class Progress:
         )
 
     def finish(self) -> None:
-        """Every message has been read."""
+        """Notes that every message has been read."""
         with self._lock:
             if self._done:
                 return

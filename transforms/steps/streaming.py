@@ -18,10 +18,11 @@ from transforms.projections.projector import Output, Projector
 from transforms.projections.state import KnownPatient, PatientState, Trigger
 from transforms.steps.coders import unpack
 from transforms.steps.outputs import emitted, failed, without_duplicates
-from transforms.steps.patient_record import PatientRecord
+from transforms.steps.patient_record import Cell, PatientRecord
 from transforms.steps.rebuilding import Rebuild, progress
 from transforms.steps.tagging import Tagged
 from transforms.steps.telemetry import count
+from transforms.steps.timers import Timer
 from transforms.times import MICROS
 
 _LOGGER = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class StreamingProjectFn(beam.DoFn):
             record.state = before
             return list(self._one_by_one(call, record, in_order(events)))
 
-    def _call(self, patient_id: str, cell: Any, wake_up: Any, catch_up: Any = None) -> "_Call":
+    def _call(self, patient_id: str, cell: Cell, wake_up: Timer, catch_up: Timer | None = None) -> "_Call":
         return _Call(patient_id, int(self._clock() * MICROS), cell, wake_up, catch_up)
 
     def _read(self, call: "_Call") -> PatientRecord:
@@ -124,7 +125,7 @@ class StreamingProjectFn(beam.DoFn):
         self._store(call, record, state)
         if record.state and len(record.state) > _MAX_STATE_BYTES and not _only_consents(events):
             raise StateTooLargeError
-        if state.held_until_us:
+        if state.held_until_us and call.catch_up:
             call.catch_up.set(Timestamp(micros=state.held_until_us))
             self._note_progress(min(event.message.publish_us for event in events))
         return emitted(output, counted)
@@ -210,9 +211,9 @@ class _Call(NamedTuple):
 
     patient_id: str
     now_us: int
-    cell: Any
-    wake_up: Any
-    catch_up: Any
+    cell: Cell
+    wake_up: Timer
+    catch_up: Timer | None
 
 
 def _released(state: PatientState, _now_us: int) -> PatientState:

@@ -1,4 +1,4 @@
-"""Tagged and joined collections that know their types, so that each gets its coder."""
+"""Tagged and merged collections with types, so that each gets its coder."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +11,13 @@ Tagged = TaggedOutput[str, Any]
 
 
 def tagged(dofn: beam.DoFn, types: dict[str, type]) -> Any:
-    """The ParDo of a DoFn that has nothing but tagged outputs: tag → element type."""
+    """The ParDo of a DoFn with tagged outputs only; `types` are their element types by tag."""
     return beam.ParDo(dofn).with_output_types(Any, **types).with_outputs(*types)
 
 
 def together(collections: Sequence[Any], element: type) -> Any:
-    """One collection of the elements of several."""
-    # Not for one alone: a runner may write down, and read again, what it flattens.
+    """One collection with the elements of several."""
+    # Not for a single collection, because a runner may write and read again what it flattens.
     if len(collections) == 1:
         return collections[0]
     return tuple(collections) | "All" >> beam.Flatten().with_output_types(element)

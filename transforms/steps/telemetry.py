@@ -1,11 +1,11 @@
-"""The names under which the pipeline counts what it does (the original system's telemetry events).
+"""The metrics of the pipeline, named after the original system's telemetry events.
 
-A metric's full name is its namespace, a dot, its name and, where the contract says "by", a dot and
-the kind, reason, table or type. No name carries anything from an event but those closed lists.
+A metric's full name is its namespace, a dot and its name; where docs/contract.md, 6 says "by", a dot and
+the kind, reason, table or type follow. These come from closed lists: no name contains anything else from an
+event.
 """
 
 from functools import cache
-from typing import Any
 
 from apache_beam.metrics.metric import Metrics
 
@@ -16,12 +16,12 @@ LATENCY_BOUNDS_MS = (100, 250, 500, 750, 1000, 1250, 1500, 2000, 3000, 5000, 100
 
 
 @cache
-def _counter(namespace: str, name: str) -> Any:
+def _counter(namespace: str, name: str) -> Metrics.DelegatingCounter:
     return Metrics.counter(namespace, name)
 
 
 @cache
-def _distribution(name: str) -> Any:
+def _distribution(name: str) -> Metrics.DelegatingDistribution:
     return Metrics.distribution(BROADWAY, name)
 
 
@@ -36,9 +36,9 @@ def observe(name: str, value: int) -> None:
 
 
 def observe_latency(milliseconds: int) -> None:
-    """Records one row's way from publish to written.
+    """Records a row's latency from publish to write.
 
-    Beam's distributions keep no percentiles, so cumulative counters by upper bound go with it.
+    Beam's distributions have no percentiles, so cumulative counters by upper bound complement them.
     """
     observe("event_to_write_ms", milliseconds)
     for bound in LATENCY_BOUNDS_MS:

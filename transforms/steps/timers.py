@@ -1,20 +1,27 @@
-"""A timer in processing time that does not hold back the watermark."""
+"""Timers in processing time that do not hold back the watermark."""
+
+from typing import Protocol
 
 from apache_beam.runners.worker.bundle_processor import OutputTimer
-from apache_beam.transforms.userstate import BaseTimer
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Duration, Timestamp
 
-# After all time, as Beam's Java says it: an earlier one, such as the end of the window, holds a drain up.
+# After the end of time, as in Beam's Java SDK. An earlier time (the end of the window) would block a drain.
 _NEVER = MAX_TIMESTAMP + Duration(micros=1000)
 
 
-def set_without_hold(timer: BaseTimer, time_us: int) -> None:
-    """Has a timer fire at that time, in microseconds since the epoch, and hold nothing back until then.
+class Timer(Protocol):
+    """A timer as Beam passes it to a DoFn."""
 
-    Beam's worker tells the runner to hold the step's watermark at the element's timestamp until the timer
-    fires, and offers no way to say otherwise (https://github.com/apache/beam/issues/20705). With a
-    patient's wake-up days away, nothing after the step could ever tell that a rebuild has caught up, and
-    the job would seem to be days behind.
+    def set(self, timestamp: Timestamp) -> None: ...
+
+
+def set_without_hold(timer: Timer, time_us: int) -> None:
+    """Sets a timer to `time_us`, in microseconds since the epoch, without a watermark hold.
+
+    Beam's worker makes the runner hold the step's watermark at the element's timestamp until the timer fires,
+    and has no option to change that (https://github.com/apache/beam/issues/20705). A patient's wake-up is
+    days away. Until then, later steps could not see that a rebuild has caught up, and the job would seem
+    to be days behind.
     """
     if isinstance(timer, OutputTimer):
         timer._input_timestamp = _NEVER

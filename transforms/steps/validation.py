@@ -1,4 +1,4 @@
-"""The validating ParDo: messages in, valid events out by route, everything else to the dead letters."""
+"""Validation: messages in, valid events out by route, everything else to the dead letters."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +13,7 @@ from transforms.events import Event, InvalidEventError, parse_event
 from transforms.message import Message
 from transforms.steps.chunks import EventChunk
 from transforms.steps.routing import ROUTES, routed
+from transforms.steps.tagging import Tagged
 from transforms.steps.telemetry import count
 from transforms.times import MICROS
 
@@ -21,7 +22,7 @@ OUTPUTS: dict[str, type] = {DEAD_LETTERS: DeadLetter} | dict.fromkeys(ROUTES, Ev
 
 
 def validate(message: Message, now_us: int) -> list[Event | DeadLetter]:
-    """Each event in a message, or the dead letter it becomes; `now_us` is the present in microseconds."""
+    """The events and dead letters in a message; `now_us` is the present in microseconds since the epoch."""
     return [
         decoded if isinstance(decoded, DeadLetter) else _event(*decoded, now_us)
         for decoded in decode(message)
@@ -44,10 +45,10 @@ def _event(message: Message, content: dict[str, Any], now_us: int) -> Event | De
 
 
 class Validate(beam.DoFn):
-    """[Message, …] → an EventChunk on the output of each route, and each DeadLetter on `DEAD_LETTERS`."""
+    """[Message, …] → an EventChunk on the output of each route, each DeadLetter on `DEAD_LETTERS`."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives the present in seconds since the epoch."""
+        """`clock` returns the present in seconds since the epoch."""
         self._clock = clock
 
     def process(self, messages: list[Message]) -> Iterator[Any]:
@@ -67,7 +68,7 @@ class Validate(beam.DoFn):
             yield TaggedOutput(route, chunk)
 
 
-def _refused(letter: DeadLetter) -> Any:
+def _refused(letter: DeadLetter) -> Tagged:
     if letter.reason == "unknown_kind":
         count("event.unknown")
     return TaggedOutput(DEAD_LETTERS, letter)

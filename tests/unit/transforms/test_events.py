@@ -22,6 +22,7 @@ from transforms.events import (
     InvalidEventError,
     RepFact,
     SessionFact,
+    StatedConsent,
     content_id,
     parse_event,
 )
@@ -789,7 +790,7 @@ def test_what_an_alert_states() -> None:
     ],
     ids=str,
 )
-def test_status_of_a_consent(body: dict[str, Any], status: str) -> None:
+def test_status_of_a_consent(body: dict[str, Any], status: StatedConsent) -> None:
     event = parse(envelope("consent") | {"body": body})
     assert event.fact == ConsentFact("data_collection", status, TS_US, None)
 

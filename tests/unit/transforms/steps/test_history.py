@@ -27,7 +27,7 @@ from transforms.message import Message
 from transforms.policy.nudges import withdrawal
 from transforms.projections.adherence import Adherence
 from transforms.projections.ordering import in_periods
-from transforms.projections.projector import Output, Projector, RuleSettings
+from transforms.projections.projector import Outcome, Output, Projector, RuleSettings
 from transforms.projections.state import Trigger
 from transforms.projections.work_queue import WorkQueue
 from transforms.steps.bounded import BoundedProjectFn
@@ -95,7 +95,7 @@ def test_no_period_is_longer_than_state_and_none_is_lost() -> None:
 
 
 class Stumbling(Adherence):
-    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
+    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> Outcome:
         outcome = super().apply(state, event, trigger, now_us, output)
         if event.event_id == "day 2":
             raise ZeroDivisionError("about patient p1")

@@ -12,7 +12,7 @@ from transforms.dead_letters import PROJECTION_FAILED
 from transforms.events import Event, parse_event
 from transforms.message import Message
 from transforms.projections.adherence import Adherence, AdherenceState
-from transforms.projections.projector import Output, RuleSettings
+from transforms.projections.projector import Outcome, Output, RuleSettings
 from transforms.projections.quality import Quality, QualityState
 from transforms.projections.state import Trigger
 from transforms.projections.work_queue import WorkQueue, WorkQueueState
@@ -97,7 +97,7 @@ def test_a_wake_that_comes_too_early_is_set_to_what_is_due_by_then() -> None:
 
 
 class Broken(Adherence):
-    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
+    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> Outcome:
         raise ZeroDivisionError
 
 
@@ -128,7 +128,7 @@ class Stumbling(Adherence):
 
     broken_us = 0
 
-    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> str:
+    def apply(self, state: Any, event: Event, trigger: Trigger, now_us: int, output: Output) -> Outcome:
         outcome = super().apply(state, event, trigger, now_us, output)
         if event.ts_us == self.broken_us:
             raise ZeroDivisionError
