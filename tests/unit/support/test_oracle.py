@@ -19,7 +19,6 @@ from tests.support.oracle import (
     assert_rows_equal,
     current_rows,
     expected,
-    normalize,
 )
 from tests.support.strategies import arrival_orders, arrival_sets, in_time_order, random_arrivals
 
@@ -100,11 +99,6 @@ def test_difference_names_row_and_column() -> None:
         assert_rows_equal([written(row, average_quality=0.905)], [row], "quality")
     with pytest.raises(AssertionError, match="surplus: got 1, expected None"):
         assert_rows_equal([written(row, surplus=1)], [row], "quality")
-
-
-def test_normalize_leaves_normal_rows_alone() -> None:
-    for row in expected([session(day(3)), rep(day(3), 0.9), alert(day(3))]).quality:
-        assert normalize(normalize(row)) == normalize(row) == normalize(written(row))
 
 
 def test_current_rows() -> None:
