@@ -4,7 +4,7 @@ locals {
       title    = "Rehab tracking: events wait"
       query    = "${local.backlog_age} > ${var.backlog_age_seconds}"
       severity = "CRITICAL"
-      text     = "The oldest event of a subscription has waited for more than ${var.backlog_age_seconds} s. Nothing is lost: Pub/Sub keeps events for 31 days. Look at the job: is it running, is it at its most workers, does BigQuery refuse or slow down writes?"
+      text     = "The oldest event of a subscription has waited for more than ${var.backlog_age_seconds} s. Nothing is lost: Pub/Sub keeps events for 31 days. Check the job: is it running, has it reached its maximum number of workers, does BigQuery refuse or slow down writes?"
     }
     dead_letters = {
       title    = "Rehab tracking: dead letters"
@@ -16,7 +16,7 @@ locals {
       title    = "Rehab tracking: events that could not be delivered"
       query    = "${local.moved} > 0"
       severity = "CRITICAL"
-      text     = "Pub/Sub delivered events 100 times and the job confirmed none of the deliveries. They wait, for 31 days, in the subscription rehab-undelivered and are in no projection. When the job is well again, publish them again."
+      text     = "Pub/Sub delivered events 100 times and the job confirmed none of the deliveries. They wait, for 31 days, in the subscription rehab-undelivered and are in no projection. When the job works again, publish them again."
     }
     event_to_write = {
       title    = "Rehab tracking: rows are written late"

@@ -1,10 +1,12 @@
 """What the benchmarks promise, but for the figures: that they measure the same work, done in full."""
 
+import importlib.util
+import re
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import orjson
@@ -18,6 +20,14 @@ from benchmarks.profile import Function
 from benchmarks.throughput import differing, measure
 from benchmarks.workload import END, events_file
 from local.simulation import Scenario, simulate
+from tests.support.pages import ROOT
+from transforms.deduplication import SeenIds
+from transforms.projections.projector import PatientState
+from transforms.projections.quality import Quality
+from transforms.steps.batching import Batch
+from transforms.steps.chunks import EventChunkCoder
+from transforms.steps.routing import routed
+from transforms.steps.validation import validate
 from transforms.times import to_micros
 
 TABLES = ("adherence", "consents", "quality", "work_queue", "dead_letters")
@@ -122,6 +132,33 @@ def test_a_stack_belongs_to_the_first_part_that_it_passes_through() -> None:
         "this project's steps": 25.0,
         "Beam's steps and harness": 62.5,
     }
+
+
+@pytest.mark.parametrize(
+    ("function", "part"),
+    [
+        (Batch.expand, "output"),
+        (PatientState.decode, "state: decoded, encoded"),
+        (Quality.apply, "rules: projections"),
+        (validate, "rules: validation"),
+        (SeenIds.is_new, "rules: deduplication"),
+        (EventChunkCoder.encode, "events: packed, encoded"),
+        (routed, "this project's steps"),
+    ],
+)
+def test_a_function_of_this_project_is_in_its_part(function: FunctionType, part: str) -> None:
+    text = str(Function.of(function.__code__))
+    assert next(each.name for each in PARTS if each.functions.search(text)) == part
+
+
+# --- Programs
+
+
+def test_every_module_that_a_benchmark_runs_exists() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py")]
+    modules = {name for source in sources for name in re.findall(r'(?:"-m", |\bmodule\()"([\w.]+)"', source)}
+    assert {"pipeline.main", "local.simulate", "ingest"} <= modules
+    assert not [name for name in modules if importlib.util.find_spec(name) is None]
 
 
 # --- Growth
