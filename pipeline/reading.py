@@ -12,10 +12,10 @@ from pipeline.reporting.meter import UNMETERED, Meter
 from pipeline.runners import Runner
 from pipeline.sources.lines import ReadFiles
 from pipeline.sources.subscriptions import GatherMessages, ReadSubscription, giving_chunks
-from transforms.message import PUBLISH_ID_ATTRIBUTE
+from transforms.message import PUBLISH_ID_ATTRIBUTE, Message
 
 
-class ReadMessages(beam.PTransform[Any, Any]):
+class ReadMessages(beam.PTransform[beam.pvalue.PBegin, beam.PCollection[list[Message]]]):
     """PBegin → [Message, …], from the subscriptions or the files."""
 
     def __init__(self, options: RehabOptions, files: Sequence[InputFile], meter: Meter = UNMETERED) -> None:
@@ -25,7 +25,7 @@ class ReadMessages(beam.PTransform[Any, Any]):
         self._files = files
         self._meter = meter
 
-    def expand(self, pipeline: beam.pvalue.PBegin) -> beam.PCollection[Any]:
+    def expand(self, pipeline: beam.pvalue.PBegin) -> beam.PCollection[list[Message]]:
         if self._options.is_bounded:
             return pipeline | "Read files" >> ReadFiles(self._files, self._meter)
         messages = [

@@ -44,7 +44,7 @@ class Unacknowledged(NamedTuple):
 
 
 @beam.typehints.with_output_types(Message)
-class ReadFromPubSubDirect(beam.PTransform[Any, Any]):
+class ReadFromPubSubDirect(beam.PTransform[PBegin, PCollection[Message]]):
     """PBegin → Message, with its publish time as timestamp; for the StreamingDirectRunner only.
 
     A message is acknowledged when it has passed two buffers in series (rows, then dead letters of rejected

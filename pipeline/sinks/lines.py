@@ -1,6 +1,6 @@
 """Rows and nudges as files of JSON lines, the results of a bounded run."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import apache_beam as beam
@@ -18,7 +18,7 @@ from transforms.steps.tagging import together
 LINES_AT_ONCE = 1000
 
 
-class WriteLines(beam.PTransform[Any, Any]):
+class WriteLines(beam.PTransform[Sequence[beam.PCollection[Any]], Any]):
     """(PCollection of Row or NudgeChunk, …) → nothing: writes each as a line of `<prefix>*.jsonl`."""
 
     def __init__(self, prefix: str, in_process: bool) -> None:
@@ -27,7 +27,7 @@ class WriteLines(beam.PTransform[Any, Any]):
         self._prefix = prefix
         self._in_process = in_process
 
-    def expand(self, written: Any) -> Any:
+    def expand(self, written: Sequence[beam.PCollection[Any]]) -> Any:
         lines = [
             each | f"Lines {number}" >> beam.ParDo(_JoinLines()).with_output_types(bytes)
             for number, each in enumerate(written, start=1)

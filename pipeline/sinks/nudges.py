@@ -1,6 +1,7 @@
 """Publishes nudges to the nudge topic, or writes them to files."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -18,7 +19,7 @@ from transforms.steps.tagging import together
 PUBLISH_TIMEOUT_SECONDS = 600
 
 
-class WriteNudges(beam.PTransform[Any, Any]):
+class WriteNudges(beam.PTransform[Mapping[str, beam.PCollection[NudgeChunk]], None]):
     """{projection: PCollection of NudgeChunk} → nothing: writes to the nudge topic, or to a file set each."""
 
     def __init__(self, options: RehabOptions) -> None:
@@ -26,7 +27,7 @@ class WriteNudges(beam.PTransform[Any, Any]):
         super().__init__()
         self._options = options
 
-    def expand(self, sources: Any) -> None:
+    def expand(self, sources: Mapping[str, beam.PCollection[NudgeChunk]]) -> None:
         options, in_process = self._options, self._options.runs_on is Runner.DIRECT
         if options.output_dir:
             # Not flattened first: with several processes, all nudges would pass through the runner's process.

@@ -26,7 +26,7 @@ from transforms.steps.telemetry import count, observe, observe_latency
 ROWS_AT_ONCE = 500
 
 
-class WriteTable(beam.PTransform[Any, Any]):
+class WriteTable(beam.PTransform[beam.PCollection[Row], beam.PCollection[DeadLetter]]):
     """Row → DeadLetter for each row that BigQuery refuses. Rows are written in batches."""
 
     def __init__(self, table: str, options: RehabOptions, last_resort: bool = False) -> None:

@@ -4,7 +4,7 @@ import sys
 import time
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import apache_beam as beam
 from apache_beam.io.filesystem import CompressionTypes
@@ -24,7 +24,7 @@ _PART_BYTES = 2 * 1024 * 1024
 _BLOCK_BYTES = 1024 * 1024
 
 
-class ReadFiles(beam.PTransform[Any, Any]):
+class ReadFiles(beam.PTransform[beam.pvalue.PBegin, beam.PCollection[list[Message]]]):
     """PBegin → [Message, …]: a message for each non-blank line; its publish time is the time of reading."""
 
     def __init__(self, files: Sequence[InputFile], meter: Meter = UNMETERED) -> None:

@@ -25,7 +25,7 @@ def giving_chunks(dofn: beam.DoFn) -> Any:
     return beam.ParDo(dofn).with_output_types(list[Message])
 
 
-class ReadSubscription(beam.PTransform[Any, Any]):
+class ReadSubscription(beam.PTransform[beam.pvalue.PBegin, beam.PCollection[list[Message]]]):
     """PBegin → [Message, …], by Beam's own read."""
 
     def __init__(self, subscription: str, id_label: str | None) -> None:
