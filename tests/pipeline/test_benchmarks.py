@@ -22,8 +22,8 @@ from benchmarks.workload import END, events_file
 from local.simulation import Scenario, simulate
 from tests.support.pages import ROOT
 from transforms.deduplication import SeenIds
-from transforms.projections.projector import PatientState
 from transforms.projections.quality import Quality
+from transforms.projections.state import PatientState
 from transforms.steps.batching import Batch
 from transforms.steps.chunks import EventChunkCoder
 from transforms.steps.routing import routed

@@ -198,7 +198,7 @@ def test_a_file_that_may_not_be_read() -> None:
         path = Path(folder) / "x.jsonl"
         path.write_bytes(b"{}")
         path.chmod(0)
-        look = "import os, sys; from pipeline.main import main; os.getuid() or os.setuid(65534); sys.exit(main())"
+        look = "import os; from pipeline.main import main; os.getuid() or os.setuid(65534); exit(main())"
         ended = subprocess.run(
             [sys.executable, "-c", look, f"--input_files={path}", "--dataset=rehab-local.rehab"],
             capture_output=True,

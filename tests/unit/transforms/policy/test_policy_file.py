@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from transforms.policy import Policy, policy_from
+from transforms.policy.thresholds import Policy, policy_from
 
 
 @pytest.mark.parametrize("content", [None, {}])
