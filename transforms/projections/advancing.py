@@ -10,7 +10,7 @@ from transforms.projections.state import PatientState, Trigger
 
 
 class Counted(NamedTuple):
-    """The outcome of an event that the projector accounts for."""
+    """The outcome of an event that the projector counts."""
 
     event: Event
     outcome: str
