@@ -14,10 +14,10 @@ from pipeline.interruption import Interruption, Stopped
 
 _DESCRIPTION = """\
 Runs the whole stream on this machine: starts a Pub/Sub and a BigQuery emulator, creates topics and
-tables, starts the streaming job and the HTTP API, publishes events of simulated patients, and shows
-the results. At the end it prints projections, nudges and figures, and checks that every event is
-accounted for. Uses Google's Pub/Sub emulator if that and Java are installed. Nothing leaves this
-machine.
+tables, starts the streaming job and the HTTP API, publishes events of simulated patients, and
+shows the results. At the end it prints projections, nudges and figures, and checks that every
+event is accounted for. Uses Google's Pub/Sub emulator if that and Java are installed. Nothing
+leaves this machine.
 """
 _EPILOG = """\
 examples:
@@ -27,7 +27,7 @@ examples:
   ./run_local.sh --keep /tmp/a-run           keeps logs, metrics, nudges and tables there
 
 PUBSUB_EMULATOR_HOST (host:port) and BIGQUERY_EMULATOR_HOST (host:port or URL) name emulators that
-are already running. The run then creates topics and a dataset with new names there, and leaves them.
+are already running. The run then creates topics and a dataset with new names there and keeps them.
 
 Exits with 0 if all checks passed, 1 if not, 2 for invalid options, 130 after Ctrl-C.
 """
