@@ -9,7 +9,7 @@ from pipeline.cloud.files import InputFile
 from pipeline.options import RehabOptions
 from pipeline.sources.lines import file_parts
 
-# A process takes seconds to start; below about 80 MB, a second one does not pay.
+# A process takes seconds to start; below about 80 MB, a second one does not pay off.
 BYTES_PER_PROCESS = 60_000_000
 
 
