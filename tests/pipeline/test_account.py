@@ -53,7 +53,7 @@ class Case(NamedTuple):
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """Events with duplicates and withheld ones among them, some in arrays, and bad lines."""
-    rng = Random("an account")
+    rng = Random("account 1")
     arrivals = arrival_orders(random_arrivals(rng), rng)
     envelopes = [arrival.envelope for arrival in arrivals]
     lines = [orjson.dumps(envelopes[:3]), *map(orjson.dumps, envelopes[3:]), b"", b"  ", *BAD_LINES]
