@@ -11,6 +11,7 @@ from datetime import date, timedelta
 from fractions import Fraction
 from functools import partial
 from hashlib import blake2b
+from math import ceil
 from typing import Any, NamedTuple
 
 import orjson
@@ -284,27 +285,30 @@ def _is_of_window(nudge: Nudge, data: Mapping[str, Any], events: Sequence[Event]
     count, average, share = data["total_reps"], data["average_quality"], data["critical_issues_percentage"]
     if not 0 < count <= len(window) or average < 0:
         return False
-    # In thousandths: no score has more digits.
-    total, critical = round(average * count * 1000), round(share * count / 100)
-    return (
-        abs(total / count / 1000 - average) <= _ROUNDED
-        and abs(100 * critical / count - share) <= _ROUNDED
-        and any(
-            _adds_up(window[:number] + window[number + 1 :], rep, count, total, critical)
-            for number, rep in enumerate(window)
-            if rep.day == day
-        )
+    # In thousandths. The few scores with more digits may move the total by what they lose.
+    slack = ceil(sum(abs(rep.score * 1000 - round(rep.score * 1000)) for rep in window))
+    nearest, critical = round(average * count * 1000), round(share * count / 100)
+    totals = [
+        total
+        for total in range(max(0, nearest - slack), nearest + slack + 1)
+        if abs(total / count / 1000 - average) <= _ROUNDED + slack / count / 1000
+    ]
+    return abs(100 * critical / count - share) <= _ROUNDED and any(
+        _adds_up(window[:number] + window[number + 1 :], rep, count, totals, critical)
+        for number, rep in enumerate(window)
+        if rep.day == day
     )
 
 
-def _adds_up(others: Iterable[Rep], rep: Rep, count: int, total: int, critical: int) -> bool:
-    """Whether `count` repetitions, this one and others, have that total, and so many of them are critical."""
+def _adds_up(others: Iterable[Rep], rep: Rep, count: int, totals: Sequence[int], critical: int) -> bool:
+    """Whether `count` repetitions, this one and others, have one of the totals, and so many are critical."""
     scores: dict[bool, list[int]] = {True: [], False: []}
     for other in others:
-        scores[_is_critical(other)].append(int(other.score * 1000))
+        scores[_is_critical(other)].append(round(other.score * 1000))
     more_critical = critical - _is_critical(rep)
-    sums = _sums(1 << int(rep.score * 1000), scores[True], more_critical)
-    return bool(_sums(sums, scores[False], count - 1 - more_critical) >> total & 1)
+    sums = _sums(1 << round(rep.score * 1000), scores[True], more_critical)
+    reached = _sums(sums, scores[False], count - 1 - more_critical)
+    return any(reached >> total & 1 for total in totals)
 
 
 def _sums(sums: int, scores: Iterable[int], count: int) -> int:

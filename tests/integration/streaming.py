@@ -174,7 +174,9 @@ def _moved(arrival: Arrival, by: timedelta) -> Arrival:
     envelope = dict(arrival.envelope)
     for name in {"ts", "timestamp"} & envelope.keys():
         envelope[name] = _later(envelope[name], by)
-    for name in {"subject_id", "patient_id"} & envelope.keys():
+    for name in {"subject_id", "patient_id"} & {
+        name for name, value in envelope.items() if value is not None
+    }:
         envelope[name] = f"{PATIENT}-{envelope[name]}"
     envelope["body"] = {
         name: _later(value, by) if name in _TIMES else value for name, value in envelope["body"].items()
