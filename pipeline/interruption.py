@@ -27,6 +27,7 @@ class Interruption:
         """Installs the handlers; call from the main thread."""
         self._deferring = 0
         self._pending: int | None = None
+        self._raised: int | None = None
         self._raised_at = float("-inf")
         for signum in _SIGNALS:
             # An ignored SIGHUP stays ignored: that is what nohup does. A shell also ignores SIGINT for every
@@ -48,6 +49,22 @@ class Interruption:
         if self._pending is not None and not self._deferring:
             self._raise(self._pending)
 
+    @contextmanager
+    def completing(self) -> Iterator[None]:
+        """Defers signals in the last steps of a run, and for good: a run that is complete cannot be stopped.
+
+        Raises Stopped if a signal came before and the run went on all the same, because a library swallowed
+        the exception.
+        """
+        if self._raised is not None:
+            raise Stopped(self._raised)
+        self._deferring += 1
+        try:
+            yield
+        except BaseException:
+            self._deferring -= 1
+            raise
+
     def ignore(self) -> None:
         """Ignores signals from now on, because the run is already ending."""
         for signum in _SIGNALS:
@@ -60,6 +77,6 @@ class Interruption:
             self._raise(signum)
 
     def _raise(self, signum: int) -> None:
-        self._pending = None
+        self._pending, self._raised = None, signum
         self._raised_at = time.monotonic()
         raise Stopped(signum)

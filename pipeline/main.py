@@ -42,20 +42,25 @@ _FILE_FAULT = re.compile(
 )
 
 
-type DeferSignals = Callable[[], AbstractContextManager[None]]
+type SignalBlock = Callable[[], AbstractContextManager[None]]
 
 
-def launch(options: RehabOptions, progress: Progress | None = None) -> PipelineResult:
+def launch(
+    options: RehabOptions, progress: Progress | None = None, deferred: SignalBlock = nullcontext
+) -> PipelineResult:
     """Builds and starts the job; the options must have been checked. A bounded run reports to `progress`.
 
-    Raises OptionsError for input files that cannot be read, and for options that Beam itself refuses.
+    `deferred` defers signals while the graph is built. Raises OptionsError for input files that cannot be
+    read, and for options that Beam itself refuses.
     """
-    files = _input_files(options)
-    if options.is_bounded_here:
-        use_cores(options, files)
-    pipeline = _empty_pipeline(options)
-    rebuild = planned_rebuild(options)
-    build(pipeline, options, files, progress.meter if progress else UNMETERED, rebuild)
+    # Beam swallows what a signal raises in some of the calls that build a graph.
+    with deferred():
+        files = _input_files(options)
+        if options.is_bounded_here:
+            use_cores(options, files)
+        pipeline = _empty_pipeline(options)
+        rebuild = planned_rebuild(options)
+        build(pipeline, options, files, progress.meter if progress else UNMETERED, rebuild)
     if options.runs_on is Runner.DIRECT:
         check(options)
     if rebuild:
@@ -93,17 +98,17 @@ def _empty_pipeline(options: RehabOptions) -> beam.Pipeline:
         raise OptionsError(sentence.rstrip(".") + ".") from None
 
 
-def run(options: RehabOptions, defer_signals: DeferSignals = nullcontext) -> int:
+def run(options: RehabOptions, interruption: Interruption | None = None) -> int:
     """Runs the job, or on Dataflow submits it; returns the exit status.
 
-    `defer_signals` defers signals during a block.
+    `interruption` is what turns signals into exceptions, if anything does.
     """
     if not options.is_bounded_here:
-        _execute(options, defer_signals)
+        _execute(options, interruption)
         return 0
     began, output_dir = time.monotonic(), options.output_dir
     with nullcontext() if options.quiet else Progress(in_lines=options.verbose) as progress:
-        result = _execute(options, defer_signals, progress)
+        result = _execute(options, interruption, progress)
         seconds = time.monotonic() - began
         unusable = tell_outcome(result, output_dir, options.dataset, progress, seconds)
     return UNUSABLE if unusable and options.fail_on_dead_letters else 0
@@ -111,17 +116,19 @@ def run(options: RehabOptions, defer_signals: DeferSignals = nullcontext) -> int
 
 def _execute(
     options: RehabOptions,
-    defer_signals: DeferSignals,
+    interruption: Interruption | None,
     progress: Progress | None = None,
 ) -> PipelineResult:
+    deferred = interruption.deferred if interruption else nullcontext
+    completing = interruption.completing if interruption else nullcontext
     with ExitStack() as stack:
         is_direct = options.runs_on is Runner.DIRECT
         if options.output_dir and is_direct:
-            folder = results_folder(options.output_dir, options.overwrite, defer_signals)
+            folder = results_folder(options.output_dir, options.overwrite, completing)
             options.output_dir = stack.enter_context(folder)
         elif options.output_dir and not options.view_as(TestOptions).dry_run:
             refuse_results(options.output_dir)
-        result = launch(options, progress)
+        result = launch(options, progress, deferred)
         if not is_direct:
             return result
         if options.metrics_file:
@@ -133,20 +140,20 @@ def _execute(
 
 def main(
     arguments: Sequence[str] | None = None,
-    defer_signals: DeferSignals = nullcontext,
+    interruption: Interruption | None = None,
 ) -> int:
     """The command; returns the exit status.
 
     2 for invalid options, 1 for a failed job, 3 for dead letters with `--fail_on_dead_letters`, 128 plus the
-    signal's number for a signal. `defer_signals` defers signals during a block.
+    signal's number for a signal. `interruption` is what turns signals into exceptions, if anything does.
     """
     with logs() as handler:
-        return _main(arguments, defer_signals, handler)
+        return _main(arguments, interruption, handler)
 
 
 def _main(
     arguments: Sequence[str] | None,
-    defer_signals: DeferSignals,
+    interruption: Interruption | None,
     handler: logging.Handler,
 ) -> int:
     stopped = _STOPPED
@@ -156,7 +163,7 @@ def _main(
             show_own_only(handler, "pipeline.main")
         if options.is_bounded:
             stopped = _STOPPED_OVER_FILES if options.output_dir else _STOPPED_INTO_TABLES
-        return run(options, defer_signals)
+        return run(options, interruption)
     except OptionsError as error:
         print(f"pipeline.main: {error}", file=sys.stderr)
         return 2
@@ -178,7 +185,7 @@ def _main(
 
 
 def _command() -> None:
-    status = main(defer_signals=Interruption().deferred)
+    status = main(interruption=Interruption())
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -13,7 +13,6 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipeline.cloud.files import CLOUD, cloud_storage, objects_under, usable_path
 from pipeline.errors import OptionsError
-from pipeline.interruption import Stopped
 from pipeline.tables import TABLES
 
 # A run writes at least one file for each name, so that a reader's pattern always matches.
@@ -33,13 +32,13 @@ def unfinished_path(prefix: str) -> str:
 def results_folder(
     output_dir: str,
     overwrite: bool,
-    defer_signals: Callable[[], AbstractContextManager[None]] = nullcontext,
+    completing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[str]:
     """Yields a temporary folder within `output_dir`; at the end of the block its files get their final names.
 
     If the block fails, nothing of it remains. With `overwrite`, the results of an earlier run are replaced,
-    and no other file is touched; without it, they are an error. `defer_signals` defers signals during a
-    block. Raises OptionsError if `output_dir` cannot be used.
+    and no other file is touched; without it, they are an error. `completing` keeps signals out of the last
+    steps, and raises Stopped if one came before. Raises OptionsError if `output_dir` cannot be used.
     """
     folder = _usable_folder(output_dir)
     _refuse_results(folder, overwrite)
@@ -48,8 +47,7 @@ def results_folder(
     try:
         made += _make(unfinished)
         yield unfinished
-        # Once the files are moved, the run is complete, and a deferred signal has nothing left to stop.
-        with suppress(Stopped), defer_signals():
+        with completing():
             _refuse_results(folder, overwrite)
             _move(unfinished, folder)
     except BaseException:

@@ -15,11 +15,11 @@ from random import Random
 import orjson
 import pytest
 from apache_beam.internal.gcp import auth
-from gcp_storage_emulator.server import create_server
 from google.cloud.storage import Client
 
 from pipeline.main import main
 from pipeline.sinks.results import NAMES
+from tests.support.cloud_storage import cloud_storage_server
 from tests.support.strategies import random_arrivals
 
 _DEADLINE_SECONDS = 120
@@ -34,15 +34,7 @@ def rows_of(contents: dict[str, bytes]) -> Counter[tuple[str, str]]:
         result = next(result for result in NAMES if name.startswith(f"{result}-0"))
         for line in content.splitlines():
             row = orjson.loads(line)
-            for column in (
-                "version",
-                "updated_at",
-                "generated_at",
-                "failed_at",
-                "publish_time",
-                "subscription",
-            ):
-                row.pop(column, None)
+            row = {column: value for column, value in row.items() if column not in _OF_THE_RUN}
             rows[result, orjson.dumps(row, option=orjson.OPT_SORT_KEYS).decode()] += 1
     return rows
 
@@ -274,19 +266,10 @@ def _group_is_alive(group: int) -> bool:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    server = create_server("127.0.0.1", 0, in_memory=True)
-    server.start()
-    host, port = server._api._httpd.socket.getsockname()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{host}:{port}")
     # Beam would look for credentials for half a minute before it goes on without them.
     monkeypatch.setattr(auth._Credentials, "_credentials_init", True)
-    try:
-        client = Client.create_anonymous_client()
-        client.project = "rehab-local"
-        client.create_bucket("rehab-files")
+    with cloud_storage_server() as client:
         yield client
-    finally:
-        server.stop()
 
 
 def test_files_on_cloud_storage(

@@ -72,6 +72,50 @@ def test_nohup_keeps_a_run_up_when_its_terminal_goes() -> None:
     assert printed == "stopped by SIGTERM\n"
 
 
+SWALLOWING = """
+import os, signal
+from pipeline.interruption import Interruption, Stopped
+
+interruption = Interruption()
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    while True:
+        pass
+except BaseException:
+    pass
+try:
+    with interruption.completing():
+        print("completed")
+except Stopped as stopped:
+    print("stopped by", signal.Signals(stopped.signum).name)
+"""
+
+COMPLETING = """
+import os, signal
+from pipeline.interruption import Interruption
+
+with Interruption().completing():
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("completed")
+os.kill(os.getpid(), signal.SIGINT)
+print("ended")
+"""
+
+
+def printed_by(program: str) -> str:
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=SECONDS)
+    return ended.stdout
+
+
+def test_a_run_does_not_complete_after_a_signal_that_a_library_swallowed() -> None:
+    assert printed_by(SWALLOWING) == "stopped by SIGTERM\n"
+
+
+def test_a_run_that_completes_is_not_stopped() -> None:
+    assert printed_by(COMPLETING) == "completed\nended\n"
+
+
 CHILD = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
 
 

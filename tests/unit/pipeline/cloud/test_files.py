@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gcp_storage_emulator.server import create_server
-from google.cloud.storage import Client
 
 from pipeline.cloud.files import InputFile, find_files
 from pipeline.errors import OptionsError
+from tests.support.cloud_storage import BUCKET, cloud_storage_server
 
 FILES = (
     "x.jsonl",
@@ -63,20 +62,10 @@ def content(name: str) -> bytes:
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """A server of Cloud Storage's API with the files in a bucket."""
-    server = create_server("127.0.0.1", 0, in_memory=True)
-    server.start()
-    host, port = server._api._httpd.socket.getsockname()
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("STORAGE_EMULATOR_HOST", f"http://{host}:{port}")
-        try:
-            client = Client.create_anonymous_client()
-            client.project = "rehab-local"
-            made = client.create_bucket("rehab-files")
-            for name in (*FILES, "d/e/"):
-                made.blob(name).upload_from_string(content(name))
-            yield "gs://rehab-files"
-        finally:
-            server.stop()
+    with cloud_storage_server() as client:
+        for name in (*FILES, "d/e/"):
+            client.bucket(BUCKET).blob(name).upload_from_string(content(name))
+        yield f"gs://{BUCKET}"
 
 
 @pytest.fixture
