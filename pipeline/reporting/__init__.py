@@ -1,1 +1,1 @@
-"""What a job tells of itself: metrics, progress, logs."""
+"""What a job reports: metrics, progress, the account of a bounded run, logs."""

@@ -36,7 +36,7 @@ def decompressed(file: BinaryIO, path: str, read: Callable[[int], None]) -> Iter
     """Yields the decompressed contents of a file in blocks; its suffix states the format.
 
     Calls `read` with the number of bytes of each read. A file may consist of several compressed streams.
-    Raises one of DAMAGE for a truncated or damaged file; the libraries' own readers accept an early end.
+    Raises one of DAMAGE for a truncated or damaged file; Beam's own reader accepts an early end.
     """
     new = _DECOMPRESSORS[next(suffix for suffix in SUFFIXES if path.lower().endswith(suffix))]
     decompressor = new()
